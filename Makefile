@@ -1,0 +1,175 @@
+# Every command of the project, for people, for CI and for `sam build`. `make` lists them.
+#
+# A fresh machine needs Python 3.11 or newer, make and git; the rest is installed, by exact
+# version and hash, into folders that `make clean` removes. Two variables choose the Python:
+#
+#   make test PYTHON=python3.13 VENV=.venv313
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# What goes into the Lambda zip, for which interpreter, and whose sagas.
+SAGA_PYTHON ?= 3.13
+SAGA_ARCH ?= x86_64
+SAGA_PLATFORM ?= manylinux2014_$(if $(filter arm64,$(SAGA_ARCH)),aarch64,$(SAGA_ARCH))
+SAGA_PACKAGES ?= examples
+SAGA_REQUIREMENTS ?=
+BUILD_PYTHON ?= $(firstword $(wildcard $(CURDIR)/$(BIN)/python) $(PYTHON))
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+# Tool folders differ because their pins contradict each other (see pyproject.toml).
+DEV := $(VENV)/.complete
+DEPLOY := $(VENV)-deploy/.complete
+SCAN := $(VENV)-scan/.complete
+LOCK := $(VENV)-lock/.complete
+
+# sam and checkov ask the network for newer versions of themselves and report their use; not here.
+SAM := SAM_CLI_TELEMETRY=0 __SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" \
+       BUILD_PYTHON="$(abspath $(BIN)/python)" SAGA_ARCH=$(SAGA_ARCH) SAGA_PACKAGES="$(SAGA_PACKAGES)" \
+       SAGA_REQUIREMENTS="$(SAGA_REQUIREMENTS)" $(VENV)-deploy/bin/sam
+CHECKOV := CKV_SKIP_PACKAGE_UPDATE_CHECK=true $(VENV)-scan/bin/checkov
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ---------------------------------------------------------------- run
+
+.PHONY: demo test
+demo: $(DEV) ## watch sagas succeed, compensate, crash and resume, on this machine (ARGS=--json)
+	@$(BIN)/python -m saga_cli demo $(ARGS)
+
+test: $(DEV) ## all tests but those that need the build (ARGS='-k name' passes through)
+	$(BIN)/coverage run -m pytest $(ARGS)
+
+# ---------------------------------------------------------------- check, cheapest first
+
+.PHONY: check check-rest static style imports types banned coverage stack template build scan artifact
+check: static test coverage stack ## everything CI runs
+check-rest: static coverage stack ## what is left of it after `make test`
+
+static: style imports types banned
+
+style: $(DEV)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+imports: $(DEV)
+	$(BIN)/lint-imports
+
+types: $(DEV)
+	$(BIN)/mypy
+
+# Lock files and documents name no registry, no file names a folder of one machine, and a test
+# double is a real little implementation. The brackets keep this file from finding itself.
+banned:
+	@! git grep --untracked -nIE '(py[p]i|python[h]osted|npm[j]s|deb[.]deb[i]an)[.](org|com)' -- . \
+	  || { echo 'a package registry is named above'; exit 1; }
+	@! git grep --untracked -nIE '(^|[[:space:]"=(:,])/([w]ork|[r]oot|[h]ome|[U]sers)/[[:alnum:]_.]' -- . \
+	  || { echo 'a path of one machine is named above'; exit 1; }
+	@! git grep --untracked -nE 'unittest([.]| import )[m]ock|[M]agicMock|[m]ocker[.]' -- '*.py' \
+	  || { echo 'write a fake that implements the port (tests/fakes)'; exit 1; }
+
+coverage: $(DEV)
+	@test -f .coverage || { echo 'no coverage data: run `make test` first'; exit 1; }
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include='saga_core/*' --fail-under=100
+
+stack: template build scan artifact
+
+template: $(DEV) $(DEPLOY) ## lint template.yaml
+	$(BIN)/cfn-lint
+	$(SAM) validate --lint --region us-east-1
+
+build: $(DEV) $(DEPLOY) ## build the Lambda artifact into .aws-sam (SAGA_ARCH=arm64, SAGA_PACKAGES='mine')
+	$(SAM) build --parameter-overrides Architecture=$(SAGA_ARCH)
+
+scan: $(SCAN) ## security rules on template.yaml
+	$(CHECKOV) --config-file .checkov.yaml
+
+artifact: $(DEV) ## import every handler from the built artifact
+	$(BIN)/python -m pytest -s tests/artifact
+
+# ---------------------------------------------------------------- change
+
+.PHONY: fix mutate lock deploy clean
+fix: $(DEV) ## format, and repair what can be repaired
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+mutate: $(DEV) ## mutation testing of saga_core; prints the survivors
+	rm -rf mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+UV = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+     --exclude-newer '1 week' --upgrade --no-emit-index-url --no-header
+lock: $(LOCK) ## choose versions anew (none younger than a week) and write requirements/
+	$(UV) pyproject.toml --extra cli --group dev -o requirements/dev.txt
+	$(UV) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	for group in deploy scan pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
+
+deploy: build ## build, then `sam deploy --guided` (credentials are yours to set)
+	$(SAM) deploy --guided --parameter-overrides Architecture=$(SAGA_ARCH)
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock build dist .aws-sam mutants htmlcov \
+	  .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- the Lambda artifact
+
+# `sam build` calls build-<LogicalId> once per function, in this folder (samconfig.toml says
+# build_in_source: otherwise sam first copies everything here, virtual environments included).
+# The wheels are fetched once for all functions. pip evaluates environment markers for the
+# Python it runs on, not for the target: tests/template checks that runtime.txt has none.
+WHEELS = build/wheels-$(SAGA_PYTHON)-$(SAGA_PLATFORM)$(if $(SAGA_REQUIREMENTS),-$(notdir $(SAGA_REQUIREMENTS)))
+
+$(WHEELS)/.complete: requirements/runtime.txt $(SAGA_REQUIREMENTS)
+	rm -rf $(WHEELS)
+	$(BUILD_PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
+	  --only-binary :all: --implementation cp --python-version $(SAGA_PYTHON) --platform $(SAGA_PLATFORM) \
+	  --target $(WHEELS) $(foreach file,requirements/runtime.txt $(SAGA_REQUIREMENTS),-r $(file))
+	rm -rf $(WHEELS)/bin
+	touch $@
+
+build-%: $(WHEELS)/.complete
+	mkdir -p "$(ARTIFACTS_DIR)"
+	cp -Rp $(WHEELS)/. saga_core infra handlers $(SAGA_PACKAGES) "$(ARTIFACTS_DIR)"
+	find "$(ARTIFACTS_DIR)" -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm "$(ARTIFACTS_DIR)/.complete"
+
+# ---------------------------------------------------------------- environments
+
+# $(call environment,LOCK FILE): a fresh virtual environment in the target's folder.
+# Compiling every module at once takes longer than all the tests: Python compiles what is used.
+define environment
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --require-hashes -r requirements/pip.txt
+	$(@D)/bin/python -m pip install --quiet --no-compile --only-binary :all: --require-hashes -r $(1)
+endef
+
+$(DEV): requirements/dev.txt requirements/pip.txt
+	$(call environment,requirements/dev.txt)
+	@touch $@
+
+$(DEPLOY): requirements/deploy.txt requirements/pip.txt
+	$(call environment,requirements/deploy.txt)
+	@mkdir -p $(@D)/sam
+	@echo '{"telemetryEnabled": false, "lastVersionCheck": 4102444800}' > $(@D)/sam/metadata.json
+	@touch $@
+
+$(SCAN): requirements/scan.txt requirements/pip.txt
+	$(call environment,requirements/scan.txt)
+	@touch $@
+
+$(LOCK): requirements/lock.txt requirements/pip.txt
+	$(call environment,requirements/lock.txt)
+	@touch $@

@@ -1,0 +1,1 @@
+"""The Lambda functions. A module without a leading underscore is a deployed function."""

@@ -1,0 +1,99 @@
+"""A saga as callers read it: times as ISO 8601 in UTC, and what is to be done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from saga_core.calls import Direction
+from saga_core.instance import SagaInstance, SagaState, StepResult, Why
+from saga_core.outcome import StepError
+
+Json = dict[str, object]
+
+
+def view(saga: SagaInstance) -> Json:
+    """Everything about a saga, its context too."""
+    return {
+        **summary(saga),
+        "context": saga.context,
+        "cause": _cause(saga),
+        "failure": _failure(saga),
+        "steps": [_step(step) for step in saga.step_results],
+    }
+
+
+def summary(saga: SagaInstance) -> Json:
+    """A line of a list."""
+    return {
+        "id": saga.id,
+        "name": saga.definition_name,
+        "version": saga.definition_version,
+        "state": saga.state.value,
+        "created_at": iso(saga.created_at),
+        "updated_at": iso(saga.updated_at),
+        "deadline_at": iso(saga.deadline_at),
+    }
+
+
+def iso(at: int) -> str:
+    """Milliseconds since the epoch as ISO 8601."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cause(saga: SagaInstance) -> Json | None:
+    cause = saga.cause
+    if cause is None:
+        return None
+    return {
+        "kind": cause.kind.value,
+        "at": iso(cause.at),
+        "step": cause.step,
+        "error": _error(cause.error),
+        "by": cause.by,
+    }
+
+
+def _failure(saga: SagaInstance) -> Json | None:
+    """Why it stopped, what stands, and who has to do what."""
+    if saga.state is not SagaState.FAILED or saga.why is None:
+        return None
+    return {
+        "why": saga.why.value,
+        "error": _error(saga.failure),
+        "standing": list(saga.standing),
+        "to_do": to_do(saga),
+    }
+
+
+def to_do(saga: SagaInstance) -> str:
+    """What a person has to do about a FAILED saga, in a sentence."""
+    step = saga.steps[min(saga.current_step, len(saga.steps) - 1)].name
+    if saga.why is Why.COMPENSATION_FAILED:
+        failed = [s.name for s in saga.step_results if s.status.value == "COMPENSATION_FAILED"]
+        names = ", ".join(failed)
+        return (
+            f"Repair what keeps the compensation of {names} from succeeding, then resume the saga; "
+            f"or undo {names} by hand, then skip it."
+        )
+    if saga.failure is not None and saga.failure.kind == "DefinitionMissing":
+        return f"Deploy the definition {saga.definition} again, then resume the saga."
+    if saga.phase is Direction.COMPENSATION:
+        return f"Find out what keeps the compensation of {step} from running, then resume the saga."
+    return f"Find out what keeps {step} from running, then resume the saga, or cancel it."
+
+
+def _step(step: StepResult) -> Json:
+    return {
+        "name": step.name,
+        "status": step.status.value,
+        "attempts": step.attempts,
+        "compensation_attempts": step.undo_attempts,
+        "error": _error(step.error),
+        "started_at": iso(step.started_at) if step.started_at is not None else None,
+        "ended_at": iso(step.ended_at) if step.ended_at is not None else None,
+    }
+
+
+def _error(error: StepError | None) -> Json | None:
+    return None if error is None else {"kind": error.kind, "message": error.message}

@@ -1,0 +1,1 @@
+"""The ``saga`` command: demo, local runtime, operator commands, lint and diagrams."""

@@ -1,0 +1,7 @@
+"""``python -m saga_cli``."""
+
+import sys
+
+from saga_cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,210 @@
+"""The ``saga`` command: what may be typed, and where it is done.
+
+Each command lives in a module that is imported when it is called, so that
+``saga --help`` needs neither boto3 nor moto.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from saga_cli.problems import EPILOGUE, CommandError, Exit
+
+EXAMPLES = "examples.order:order,examples.travel:travel"
+LOCAL_PORT = 4599
+STATES = ("CREATED", "RUNNING", "COMPLETED", "COMPENSATING", "COMPENSATED", "FAILED")
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say and give the exit status. Nothing is raised but SystemExit."""
+    args = parser().parse_args(argv)
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - the user's sagas are importable from here
+    try:
+        return _command(args)(args)
+    except CommandError as exc:
+        print(f"saga: {exc}", file=sys.stderr)
+        return exc.exit
+    except BrokenPipeError:  # `saga list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except KeyboardInterrupt:
+        print("saga: interrupted", file=sys.stderr)
+        return Exit.INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything that may be typed."""
+    top = argparse.ArgumentParser(
+        prog="saga",
+        description="Run, watch and operate sagas.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _here(commands)
+    _operations(commands)
+    _definitions(commands)
+    return top
+
+
+def _command(args: argparse.Namespace) -> Command:
+    try:
+        return cast("Command", pkgutil.resolve_name(args.run))
+    except ModuleNotFoundError as exc:
+        raise CommandError(
+            Exit.USAGE, f"{exc.name} is not installed; pip install 'saga-orchestrator[cli]'"
+        ) from exc
+
+
+def _here(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = _add(
+        commands,
+        "demo",
+        "saga_cli.demo:run",
+        "watch five sagas run through the real functions, on this machine",
+    )
+    demo.add_argument("--plain", action="store_true", help="no colours, also in a terminal")
+    demo.add_argument("--logs", action="store_true", help="show the functions' structured logs")
+    _template_option(demo)
+
+    local = _add(
+        commands,
+        "local",
+        "saga_cli.local.server:run",
+        "run the whole stack on this machine until Ctrl-C",
+    )
+    _port_option(local)
+    _definitions_option(local)
+    _template_option(local)
+
+
+def _operations(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    start = _operation(commands, "start", "start a saga")
+    start.add_argument("name", metavar="NAME", help="which saga")
+    source = start.add_mutually_exclusive_group()
+    source.add_argument("--context", metavar="JSON", help="its context; - reads stdin")
+    source.add_argument("--context-file", metavar="FILE", type=Path, help="a file with it")
+    start.add_argument(
+        "--idempotency-key",
+        metavar="KEY",
+        help="the same key and context find the saga that is there; by default a new key",
+    )
+    start.add_argument("--wait", action="store_true", help="until it has ended or FAILED")
+
+    _id(_operation(commands, "get", "show a saga"))
+    listing = _operation(commands, "list", "list sagas, newest first", name="list_sagas")
+    listing.add_argument("--state", choices=STATES, metavar="STATE", help=", ".join(STATES))
+    listing.add_argument("--name", metavar="NAME", help="only sagas of this name")
+    listing.add_argument("--limit", type=_limit, default=20, metavar="N", help="1 to 100")
+    listing.add_argument("--cursor", help="goes on where the page before ended")
+
+    _id(_operation(commands, "resume", "let a FAILED saga go on, after the repair"))
+    _id(_operation(commands, "cancel", "roll a saga back"))
+    skip = _operation(commands, "skip", "vouch for the step that a FAILED saga stopped at")
+    _id(skip)
+    skip.add_argument("step", metavar="STEP", help="the step that was taken care of by hand")
+
+
+def _definitions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    lint = _add(commands, "lint", "saga_cli.lint:run", "check saga definitions")
+    lint.add_argument(
+        "definitions",
+        nargs="?",
+        metavar="DEFINITIONS",
+        help="package.module:NAME[,...]; by default $SAGA_DEFINITIONS, or the examples",
+    )
+    diagram = _add(
+        commands, "diagram", "saga_cli.diagram:run", "draw a saga as a Mermaid flowchart"
+    )
+    diagram.add_argument("definition", metavar="DEFINITION", help="package.module:NAME")
+
+
+def _operation(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: str,
+    help_: str,
+    name: str | None = None,
+) -> argparse.ArgumentParser:
+    """A command that talks to a deployed stack or to the local runtime."""
+    operation = _add(commands, command, f"saga_cli.operate:{name or command}", help_)
+    where = operation.add_argument_group("where", "environment: SAGA_TABLE, SAGA_QUEUE_URL, AWS_*")
+    where.add_argument("--local", action="store_true", help="the runtime that `saga local` started")
+    _port_option(where)
+    where.add_argument("--stack", metavar="NAME", help="the deployed stack, by its outputs")
+    where.add_argument("--table", metavar="NAME", help="the saga table")
+    where.add_argument("--queue-url", metavar="URL", help="the work queue")
+    where.add_argument("--profile", metavar="NAME", help="of the AWS configuration")
+    where.add_argument("--region", metavar="NAME", help="AWS Region")
+    where.add_argument("--endpoint-url", metavar="URL", help="instead of AWS")
+    where.add_argument("--tenant", default="default", metavar="NAME", help="whose sagas")
+    _definitions_option(where)
+    return operation
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: str,
+    run: str,
+    help_: str,
+) -> argparse.ArgumentParser:
+    added = commands.add_parser(
+        command,
+        help=help_,
+        description=f"{help_[0].upper()}{help_[1:]}.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added.add_argument("--json", action="store_true", help="machine-readable output")
+    added.set_defaults(run=run)
+    return added
+
+
+_Options = argparse.ArgumentParser | argparse._ArgumentGroup  # noqa: SLF001 - argparse names no public type
+
+
+def _id(command: argparse.ArgumentParser) -> None:
+    command.add_argument("id", metavar="ID", help="the saga's id")
+
+
+def _port_option(options: _Options) -> None:
+    options.add_argument(
+        "--port",
+        type=int,
+        default=LOCAL_PORT,
+        metavar="N",
+        help=f"of the local runtime; {LOCAL_PORT} if not given",
+    )
+
+
+def _definitions_option(options: _Options) -> None:
+    options.add_argument(
+        "--definitions",
+        default=os.environ.get("SAGA_DEFINITIONS") or EXAMPLES,
+        metavar="LIST",
+        help="package.module:NAME[,...]; by default $SAGA_DEFINITIONS, or the examples",
+    )
+
+
+def _template_option(options: _Options) -> None:
+    options.add_argument(
+        "--template",
+        type=Path,
+        default=Path(__file__).parent.parent / "template.yaml",
+        metavar="FILE",
+        help="the stack to build; by default this project's template.yaml",
+    )
+
+
+def _limit(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 100:  # noqa: PLR2004 - the API's bounds
+        raise argparse.ArgumentTypeError("a number from 1 to 100")
+    return int(text)

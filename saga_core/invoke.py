@@ -1,0 +1,96 @@
+"""Calling a user's handler: its copy of the context in, an outcome out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+
+from saga_core.calls import Direction
+from saga_core.contexts import ContextCodec
+from saga_core.definition import Handler, SagaDefinition, StepDefinition
+from saga_core.effects import Call
+from saga_core.errors import IllegalEventError
+from saga_core.outcome import Done, Failed, InDoubt, Outcome, StepError, classify
+
+
+def invoke(
+    definition: SagaDefinition,
+    effect: Call,
+    codec: ContextCodec,
+    wait: Callable[[Awaitable[object]], object],
+) -> Outcome:
+    """Run the handler; ``wait`` finishes what an async handler returned.
+
+    Only an ``Exception`` is an outcome. A kill or a cancelled task goes through
+    unrecorded: nobody knows what the handler had done by then.
+    """
+    step = definition.step(effect.step)
+    try:
+        context = codec.decode(effect.context, definition.context_type)
+    except Exception as exc:  # noqa: BLE001 - the user's type may raise anything
+        return _unreadable(exc)
+    try:
+        result = _handler(step, effect)(context, effect.call)
+        if inspect.isawaitable(result):
+            result = wait(result)
+    except Exception as exc:  # noqa: BLE001 - raising is how a step fails
+        return classify(exc, fatal_on=step.fatal_on, in_doubt_on=step.in_doubt_on)
+    return _done(definition, effect, codec, context, result)
+
+
+async def invoke_async(definition: SagaDefinition, effect: Call, codec: ContextCodec) -> Outcome:
+    """The same on an event loop. A handler that is not async blocks the loop."""
+    step = definition.step(effect.step)
+    try:
+        context = codec.decode(effect.context, definition.context_type)
+    except Exception as exc:  # noqa: BLE001 - the user's type may raise anything
+        return _unreadable(exc)
+    try:
+        result = _handler(step, effect)(context, effect.call)
+        if inspect.isawaitable(result):
+            result = await result
+    except Exception as exc:  # noqa: BLE001 - raising is how a step fails
+        return classify(exc, fatal_on=step.fatal_on, in_doubt_on=step.in_doubt_on)
+    return _done(definition, effect, codec, context, result)
+
+
+def _handler(step: StepDefinition, effect: Call) -> Handler:
+    if effect.direction is Direction.FORWARD:
+        return step.execute
+    if step.compensate is None:
+        raise IllegalEventError(f"step {step.name} has no compensation")
+    return step.compensate
+
+
+def _unreadable(error: Exception) -> Failed:
+    """The handler was not called at all, so nothing happened."""
+    return Failed(StepError("ContextUnreadable", type(error).__name__), fatal=True)
+
+
+def _done(
+    definition: SagaDefinition,
+    effect: Call,
+    codec: ContextCodec,
+    context: object,
+    result: object,
+) -> Outcome:
+    """The new context: the copy that the handler changed, or what it returned."""
+    try:
+        if result is not None:
+            _check_type(definition, context, result)
+            context = result
+        text = codec.encode(context)
+        text.encode()  # a lone surrogate is JSON to Python and to nobody else
+    except Exception as exc:  # noqa: BLE001 - whatever a user's value does when it is written
+        if effect.direction is Direction.COMPENSATION:
+            return Done(effect.context)  # undone all the same
+        error = StepError("ContextNotSerialisable", StepError.of(exc).message)
+        return InDoubt(error, final=True)
+    return Done(text)
+
+
+def _check_type(definition: SagaDefinition, context: object, result: object) -> None:
+    expected = definition.context_type or type(context)
+    if not isinstance(result, expected):
+        name = type(result).__name__
+        raise TypeError(f"a handler returns None or a {expected.__name__}, not {name}")

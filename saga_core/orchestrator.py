@@ -1,0 +1,429 @@
+"""Sagas in this process: the same turns, driven by asyncio over a SagaStore.
+
+For scripts, tests and services that run all the time. The Lambda functions do
+without it; what they share is the turn and everything below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from random import SystemRandom
+from typing import cast
+
+from saga_core.actions import WakeAt
+from saga_core.contexts import ContextCodec, StandardContextCodec
+from saga_core.definition import (
+    DEFAULT_TIMEOUT,
+    Function,
+    Handler,
+    OnCompensationFailure,
+    SagaDefinition,
+    StepDefinition,
+    step_from_object,
+)
+from saga_core.effects import (
+    Call,
+    Claim,
+    Commit,
+    Effect,
+    Ended,
+    Pause,
+    Send,
+    T,
+    TooLarge,
+    Turn,
+    WriteReply,
+)
+from saga_core.errors import (
+    AlreadyCompletedError,
+    CompensationFailedError,
+    DefinitionError,
+    DefinitionMismatchError,
+    DuplicateSagaError,
+    IllegalEventError,
+    ItemTooLargeError,
+    NotAllowedError,
+    SagaNotFoundError,
+    StaleInstanceError,
+)
+from saga_core.events import CancelRequested, Claimed, ResumeRequested, TakenOver
+from saga_core.identity import input_fingerprint, saga_id_for
+from saga_core.instance import CLOSED, SagaInstance, SagaState, Why
+from saga_core.invoke import invoke_async
+from saga_core.memory import InMemorySagaStore
+from saga_core.outcome import Exceptions
+from saga_core.ports import INPUT_LIMIT, Refused, SagaStore, Written
+from saga_core.retry import COMPENSATION_DEFAULT, FORWARD_DEFAULT, RetryPolicy
+from saga_core.transition import Ignored, Moved, Reason, apply, create, next_actions
+from saga_core.turn import Delivery, Verdict, WorkMessage, work
+
+ATTEMPT_MS = 900_000  # how long an attempt may take before another process may take it over
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the orchestrator takes from outside; replace any of it in a test."""
+
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    new_id: Callable[[], str] = lambda: secrets.token_hex(16)
+    jitter: Callable[[], float] = SystemRandom().random
+
+
+@dataclass(slots=True)
+class SagaOrchestrator:
+    """Runs the sagas of one definition to their end, in this process.
+
+    Args:
+        definition: The saga, or what ``Saga`` decorators built.
+        store: Where sagas are kept. After a crash another process with the
+            same store and definition goes on with ``resume``.
+        codec: Translates contexts; the standard one needs no third-party package.
+        environment: Clock, sleep, ids and jitter.
+        tenant: Part of a saga's address.
+    """
+
+    definition: SagaDefinition
+    store: SagaStore = field(default_factory=InMemorySagaStore)
+    codec: ContextCodec = field(default_factory=StandardContextCodec)
+    environment: Environment = field(default_factory=Environment)
+    tenant: str = "default"
+    _inferred: type | None = field(default=None, init=False)
+
+    @staticmethod
+    def builder(name: str) -> OrchestratorBuilder:
+        """Begin to describe a saga step by step."""
+        return OrchestratorBuilder(name)
+
+    async def start(self, context: object, *, idempotency_key: str | None = None) -> str:
+        """Run a saga until it rests and give its id, also when it was rolled back.
+
+        With an idempotency key that was used before for the same input, the
+        saga that exists is left as it is and its id returned.
+
+        Raises:
+            CompensationFailedError: It is FAILED: a compensation is spent and
+                effects stand. It can be resumed.
+            DuplicateSagaError: The key was used with another input.
+            ItemTooLargeError: The context is over 64 KB.
+            StoreError: The store did not answer. The saga may have begun;
+                ``resume`` goes on with it.
+        """
+        text = self.codec.encode(context)
+        saga_id = saga_id_for(self.tenant, idempotency_key or self.environment.new_id())
+        if len(text.encode()) > INPUT_LIMIT:
+            raise ItemTooLargeError(saga_id, len(text.encode()), INPUT_LIMIT)
+        if self.definition.context_type is None:
+            self._inferred = type(context)
+        new = create(
+            self.definition,
+            saga_id=saga_id,
+            tenant=self.tenant,
+            incarnation=self.environment.new_id()[:8],
+            input_fingerprint=input_fingerprint(self.definition.name, text),
+            context=text,
+            at=self.environment.now_ms(),
+        )
+        try:
+            stored = await self.store.save(new)
+        except StaleInstanceError:
+            existing = await self._existing(saga_id)
+            if existing.input_fingerprint != new.input_fingerprint:
+                raise DuplicateSagaError(saga_id) from None
+            return saga_id
+        await self._run(stored)
+        return saga_id
+
+    async def resume(self, saga_id: str) -> SagaState:
+        """Go on with a saga that was interrupted or is FAILED, until it rests.
+
+        The caller says that the process which ran it is gone: an attempt in
+        flight is taken over at once. It is in doubt, and made again under the
+        same idempotency key.
+
+        Raises:
+            SagaNotFoundError: No saga has this id.
+            AlreadyCompletedError: It is COMPLETED or COMPENSATED.
+            DefinitionMismatchError: It was started with another definition.
+            CompensationFailedError: A compensation is spent (again).
+            StaleInstanceError: Another process is moving it.
+        """
+        instance = await self._existing(saga_id)
+        if instance.status in CLOSED:
+            raise AlreadyCompletedError(saga_id, instance.state)
+        self._check_definition(instance)
+        at = self.environment.now_ms()
+        event = TakenOver(at=at) if instance.live else ResumeRequested(by="resume", at=at)
+        outcome = apply(self.definition, instance, event)
+        if isinstance(outcome, Moved):
+            instance = await self.store.save(outcome.instance)
+        return (await self._run(instance)).state
+
+    async def cancel(self, saga_id: str, *, by: str = "cancel") -> SagaState:
+        """Ask for the roll-back of a saga. Whoever runs it notices at its next write.
+
+        The attempt in flight settles first and is undone too. A saga that
+        nobody runs, because its process is gone, is rolled back by ``resume``.
+
+        Raises:
+            SagaNotFoundError: No saga has this id.
+            NotAllowedError: It has ended, or its roll-back stopped: resume it.
+            StaleInstanceError: It moved at the same moment too often.
+        """
+        for _ in range(_RACES):
+            instance = await self._existing(saga_id)
+            self._check_definition(instance)
+            event = CancelRequested(by=by, at=self.environment.now_ms())
+            outcome = apply(self.definition, instance, event)
+            if isinstance(outcome, Ignored):
+                if outcome.reason in (Reason.ALREADY_CANCELLED, Reason.ROLLING_BACK):
+                    return instance.state
+                raise NotAllowedError(saga_id, instance.state, outcome.reason)
+            try:
+                return (await self.store.save(outcome.instance)).state
+            except StaleInstanceError:
+                continue
+        raise StaleInstanceError(saga_id, instance.version)
+
+    async def get_state(self, saga_id: str) -> SagaInstance | None:
+        """The saga as it stands, or None. Its ``context`` has the declared type."""
+        instance = await self.store.load(saga_id)
+        return None if instance is None else replace(instance, decoder=self._decode)
+
+    def _decode(self, text: str) -> object:
+        return self.codec.decode(text, self.definition.context_type or self._inferred)
+
+    def _check_definition(self, instance: SagaInstance) -> None:
+        if instance.definition != self.definition.ref:
+            raise DefinitionMismatchError(instance.id, instance.definition, (self.definition.ref,))
+
+    async def _existing(self, saga_id: str) -> SagaInstance:
+        instance = await self.store.load(saga_id)
+        if instance is None:
+            raise SagaNotFoundError(saga_id)
+        return instance
+
+    # -- driving ------------------------------------------------------------------
+
+    async def _run(self, instance: SagaInstance) -> SagaInstance:
+        """Make one attempt after the other until the saga rests."""
+        while instance.live:
+            (action,) = next_actions(self.definition, instance, self.environment.now_ms())
+            if isinstance(action, WakeAt):
+                await self._sleep_towards(action.at)
+                instance = await self._existing(instance.id)
+                continue
+            instance = await self._move(instance)
+        if instance.why is Why.COMPENSATION_FAILED:
+            self._raise_failed(instance)
+        return instance
+
+    async def _move(self, instance: SagaInstance) -> SagaInstance:
+        env = self.environment
+        now = env.now_ms()
+        message = WorkMessage(
+            instance.key, instance.lane.epoch, instance.definition, "in_process", instance.id
+        )
+        delivery = Delivery(env.new_id(), now, now + ATTEMPT_MS, 0, env.jitter())
+        # A StoreError goes through to the caller, who hears of it at once.
+        decision = await _AsyncDriver(self, instance).drive(
+            work(message, delivery, self.definition)
+        )
+        if decision.verdict is not Verdict.COMMITTED or decision.after is None:
+            raise StaleInstanceError(instance.id, instance.version)
+        return decision.after
+
+    async def _sleep_towards(self, at: int) -> None:
+        """Not all the way: a cancel may come in meanwhile and is looked for."""
+        wait = max(0, at - self.environment.now_ms())
+        await self.environment.sleep(min(wait, _LOOK_AGAIN_MS) / 1000)
+
+    def _raise_failed(self, instance: SagaInstance) -> None:
+        try:
+            instance.raise_for_state()
+        except CompensationFailedError as exc:
+            for step in instance.steps:
+                if step.name == exc.step and step.error is not None:
+                    exc.add_note(f"{step.error.kind}: {step.error.message}")
+            raise
+
+
+_LOOK_AGAIN_MS = 1_000
+_RACES = 10  # a cancel races with the writes of one runner; it loses a few at most
+
+
+@dataclass(slots=True)
+class _AsyncDriver:
+    """Performs the effects of a turn with a SagaStore, which knows only ``save``."""
+
+    orchestrator: SagaOrchestrator
+    held: SagaInstance
+
+    async def drive(self, turn: Turn[T]) -> T:
+        reply: object = None
+        while True:
+            try:
+                effect = turn.send(reply)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            reply = await self._perform(effect)
+
+    async def _perform(self, effect: Effect[object]) -> object:
+        env = self.orchestrator.environment
+        match effect:
+            case Claim():
+                return await self._claim(effect)
+            case Call():
+                outcome = await invoke_async(self._definition(), effect, self.orchestrator.codec)
+                return Ended(outcome, env.now_ms(), env.jitter())
+            case Commit(after=after):
+                return await self._save(after)
+            case Send():
+                return True  # the loop around the turn is the wake-up
+            case Pause(delay_ms):
+                await env.sleep(delay_ms / 1000)
+                return env.now_ms()
+            case _:
+                raise IllegalEventError(f"no turn of this driver yields {type(effect).__name__}")
+
+    async def _claim(self, effect: Claim) -> WriteReply:
+        event = Claimed(
+            claim_id=effect.claim_id,
+            epoch=effect.epoch,
+            definition=effect.definition,
+            until=effect.until,
+            at=effect.at,
+        )
+        outcome = apply(self._definition(), self.held, event)
+        if isinstance(outcome, Ignored):
+            return Refused(self.held)
+        return await self._save(outcome.instance)
+
+    async def _save(self, instance: SagaInstance) -> WriteReply:
+        try:
+            return Written(await self.orchestrator.store.save(instance))
+        except StaleInstanceError:
+            return Refused(await self.orchestrator.store.load(instance.id))
+        except ItemTooLargeError as exc:
+            return TooLarge(exc, self.orchestrator.environment.now_ms())
+
+    def _definition(self) -> SagaDefinition:
+        """The definition with the context type that ``start`` saw, if none is declared."""
+        definition, inferred = self.orchestrator.definition, self.orchestrator._inferred  # noqa: SLF001 - one class in two parts
+        if definition.context_type is None and inferred is not None:
+            return replace(definition, context_type=inferred)
+        return definition
+
+
+class OrchestratorBuilder:
+    """``SagaOrchestrator.builder(name).step(...).store(...).timeout(...).build()``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._version = "1"
+        self._steps: list[StepDefinition] = []
+        self._timeout = DEFAULT_TIMEOUT
+        self._context: type | None = None
+        self._on_failure: OnCompensationFailure = "halt"
+        self._parts: dict[str, object] = {}
+
+    def step(
+        self,
+        step: object,
+        execute: Function | None = None,
+        compensate: Function | None = None,
+        *,
+        compensatable: bool | None = None,
+        retry: RetryPolicy | None = None,
+        compensation_retry: RetryPolicy | None = None,
+        fatal_on: Exceptions | None = None,
+        in_doubt_on: Exceptions | None = None,
+    ) -> OrchestratorBuilder:
+        """Add a step: an object in class style, or a name and its functions.
+
+        Raises:
+            DefinitionError: It is not a step.
+        """
+        if isinstance(step, str):
+            if execute is None:
+                raise DefinitionError(f"SAGA005 step {step} has no execute")
+            self._steps.append(
+                StepDefinition(
+                    name=step,
+                    execute=Handler.of(execute),
+                    compensate=Handler.of(compensate) if compensate is not None else None,
+                    compensatable=compensatable if compensatable is not None else True,
+                    retry=retry or FORWARD_DEFAULT,
+                    compensation_retry=compensation_retry or COMPENSATION_DEFAULT,
+                    fatal_on=fatal_on or (),
+                    in_doubt_on=in_doubt_on or (),
+                )
+            )
+            return self
+        self._steps.append(
+            step_from_object(
+                step,
+                compensatable=compensatable,
+                retry=retry,
+                compensation_retry=compensation_retry,
+                fatal_on=fatal_on,
+                in_doubt_on=in_doubt_on,
+            )
+        )
+        return self
+
+    def store(self, store: SagaStore) -> OrchestratorBuilder:
+        """Where sagas are kept; in memory if this is not called."""
+        self._parts["store"] = store
+        return self
+
+    def timeout(self, timeout: timedelta | float) -> OrchestratorBuilder:
+        """The deadline from the start: a timedelta, or seconds. Default 300 s."""
+        self._timeout = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
+        return self
+
+    def version(self, version: str) -> OrchestratorBuilder:
+        """The definition's version; "1" if this is not called."""
+        self._version = version
+        return self
+
+    def context(self, context_type: type) -> OrchestratorBuilder:
+        """The context's type; the type of ``start``'s argument if this is not called."""
+        self._context = context_type
+        return self
+
+    def on_compensation_failure(self, behaviour: OnCompensationFailure) -> OrchestratorBuilder:
+        """``"halt"`` (default) or ``"continue"`` with the rest."""
+        self._on_failure = behaviour
+        return self
+
+    def codec(self, codec: ContextCodec) -> OrchestratorBuilder:
+        """How contexts are written and read."""
+        self._parts["codec"] = codec
+        return self
+
+    def environment(self, environment: Environment) -> OrchestratorBuilder:
+        """Clock, sleep, ids and jitter."""
+        self._parts["environment"] = environment
+        return self
+
+    def build(self) -> SagaOrchestrator:
+        """The orchestrator.
+
+        Raises:
+            DefinitionError: With every error that the lint found.
+        """
+        definition = SagaDefinition(
+            name=self._name,
+            version=self._version,
+            steps=tuple(self._steps),
+            timeout=self._timeout,
+            context_type=self._context,
+            on_compensation_failure=self._on_failure,
+        )
+        return SagaOrchestrator(definition, **self._parts)  # type: ignore[arg-type]  # each set above with its type

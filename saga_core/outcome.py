@@ -1,0 +1,135 @@
+"""How an attempt ended: done, failed, or in doubt.
+
+A plain exception says *known failed*: the handler knows that nothing happened.
+A lost reply says *in doubt*: the effect may stand, so the step is undone too.
+Which exceptions are lost replies is decided here, in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+MAX_MESSAGE = 300  # characters kept of an error's message; items are billed by size
+
+
+class Fatal(Exception):  # noqa: N818 - reads as a verdict in a handler: `raise Fatal(...)`
+    """Raise it in a handler: this failed, nothing happened, do not try again."""
+
+
+class OutcomeUnknown(Exception):  # noqa: N818 - reads as a verdict, as Fatal does
+    """Raise it in a handler: the effect may stand and I cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """What is kept of an exception: its kind and the start of its message."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> StepError:
+        """The kept part of an exception."""
+        return cls(type(error).__name__, str(error)[:MAX_MESSAGE])
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned. ``context`` is the new context as JSON text."""
+
+    context: str
+    kind: Literal["done"] = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Known not to have happened. ``fatal``: trying again is pointless."""
+
+    error: StepError
+    fatal: bool = False
+    kind: Literal["failed"] = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """May have happened. ``final``: trying again is pointless."""
+
+    error: StepError
+    final: bool = False
+    kind: Literal["in_doubt"] = "in_doubt"
+
+
+Outcome: TypeAlias = Done | Failed | InDoubt
+Exceptions: TypeAlias = tuple[type[Exception], ...]
+
+# Replies that were lost after a request had left, by qualified name, so that no
+# client library is imported for it. TimeoutError and ConnectionError are builtins
+# and cover socket, http.client, asyncio and most of aiohttp.
+LOST_REPLIES = frozenset(
+    {
+        "aiohttp.client_exceptions.ClientOSError",
+        "aiohttp.client_exceptions.ClientPayloadError",
+        "aiohttp.client_exceptions.ServerDisconnectedError",
+        "botocore.exceptions.ConnectionClosedError",
+        "botocore.exceptions.ReadTimeoutError",
+        "botocore.exceptions.ResponseStreamingError",
+        "http.client.IncompleteRead",
+        "httpx.ReadError",
+        "httpx.ReadTimeout",
+        "httpx.RemoteProtocolError",
+        "httpx.WriteError",
+        "httpx.WriteTimeout",
+        "requests.exceptions.ChunkedEncodingError",
+        "requests.exceptions.ConnectionError",
+        "requests.exceptions.ReadTimeout",
+        "urllib3.exceptions.ProtocolError",
+        "urllib3.exceptions.ReadTimeoutError",
+    }
+)
+
+
+def classify(
+    error: Exception, *, fatal_on: Exceptions, in_doubt_on: Exceptions
+) -> Failed | InDoubt:
+    """Say what an exception means for the step's effect.
+
+    Doubt wins over certainty: an exception that is both fatal and in doubt is
+    in doubt and not tried again. A lost reply stays one when the handler wraps
+    it in an error of its own (``raise PaymentError from timeout``), because the
+    wrapping does not make the effect go away; ``raise ... from None`` says that
+    it does.
+    """
+    fatal = isinstance(error, (Fatal, *fatal_on))
+    if isinstance(error, (OutcomeUnknown, *in_doubt_on)):
+        return InDoubt(StepError.of(error), final=fatal)
+    if not fatal and any(_is_lost_reply(link) for link in _chain(error)):
+        return InDoubt(StepError.of(error))
+    return Failed(StepError.of(error), fatal=fatal)
+
+
+def _is_lost_reply(error: BaseException) -> bool:
+    if isinstance(error, (OutcomeUnknown, TimeoutError, ConnectionError)):
+        return True
+    return any(
+        f"{cls.__module__}.{cls.__qualname__}" in LOST_REPLIES for cls in type(error).__mro__
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, what it was raised from, and the members of groups."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        link = todo.pop()
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        if isinstance(link, BaseExceptionGroup):
+            todo.extend(link.exceptions)
+        if link.__cause__ is not None:
+            todo.append(link.__cause__)
+        elif link.__context__ is not None and not link.__suppress_context__:
+            todo.append(link.__context__)

@@ -1,0 +1,475 @@
+"""Random sagas under repeated, reordered, late, lost and foreign events.
+
+Every rule goes in by an entry point: a message, a dead letter, the sweeper, a
+person, a process that takes over. A worker is a turn that is held at an effect,
+so workers interleave, die at every effect and come back as zombies. Every write
+to the store is checked against what the world has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import cast
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from saga_core.actions import Compensate, Execute, Rest
+from saga_core.calls import Direction
+from saga_core.definition import SagaDefinition
+from saga_core.effects import Call, Effect, Pause, Postpone, Send, Turn, Unavailable
+from saga_core.errors import IllegalEventError
+from saga_core.events import (
+    CancelRequested,
+    Claimed,
+    CompensationFailed,
+    CompensationSucceeded,
+    DeliveryExhausted,
+    Event,
+    Request,
+    ResumeRequested,
+    SkipRequested,
+    StepFailed,
+    StepInDoubt,
+    StepSucceeded,
+    TakenOver,
+    Withheld,
+    Withhold,
+)
+from saga_core.instance import CLOSED, SagaInstance, SagaState, StepCode
+from saga_core.memory import InMemorySagaStore
+from saga_core.outcome import Done, Failed, InDoubt, Outcome
+from saga_core.ports import Written
+from saga_core.retry import RetryPolicy
+from saga_core.transition import (
+    FIRST_SWEEP_MS,
+    LONG_TIMER_LEAD_MS,
+    MAX_DELAY_MS,
+    MAX_STALLS,
+    SWEEP_CAP_MS,
+    Ignored,
+    Moved,
+    apply,
+    next_actions,
+)
+from saga_core.turn import WorkMessage
+from tests.core.driver import AMBIGUOUS, THROTTLED, VISIBILITY_MS, WORKER_MS, World
+from tests.core.sagas import BOOM, DAY, HOUR, MINUTE, SECOND, saga, step
+
+STANDING = {StepCode.DONE, StepCode.UNKNOWN, StepCode.COMPENSATION_FAILED}
+
+
+class WatchedStore(InMemorySagaStore):
+    """A store in memory that shows every write to a watcher."""
+
+    def __init__(self, watch: Callable[[SagaInstance | None, SagaInstance], None]) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def _put(self, instance: SagaInstance, *, bump: int = 0) -> Written:
+        before = self._sagas.get(instance.key)
+        written = super()._put(instance, bump=bump)
+        self._watch(before, written.instance)
+        return written
+
+
+@dataclass
+class Worker:
+    """A turn, held at an effect that is not performed yet."""
+
+    turn: Turn[object]
+    effect: Effect[object]
+
+
+policies = st.builds(
+    RetryPolicy,
+    max_attempts=st.integers(1, 3),
+    max_lost=st.integers(1, 2),
+    base=st.sampled_from([timedelta(0), timedelta(seconds=5), timedelta(hours=1)]),
+    cap=st.just(timedelta(hours=2)),
+)
+
+
+@st.composite
+def definitions(draw: st.DrawFn) -> SagaDefinition:
+    steps = [
+        step(
+            name,
+            compensatable=draw(st.sampled_from([True, True, True, False])),
+            retry=draw(policies),
+            compensation_retry=draw(policies),
+        )
+        for name in "abcd"[: draw(st.integers(1, 4))]
+    ]
+    return saga(
+        *steps,
+        timeout=draw(st.sampled_from([timedelta(minutes=5), timedelta(days=1)])),
+        on_compensation_failure=draw(st.sampled_from(["halt", "continue"])),
+    )
+
+
+outcomes: st.SearchStrategy[Outcome | None] = st.sampled_from(
+    [
+        None,
+        None,
+        None,
+        Failed(BOOM),
+        Failed(BOOM, fatal=True),
+        InDoubt(BOOM),
+        InDoubt(BOOM, final=True),
+        Done('"' + "x" * 400_000 + '"'),
+    ]
+)
+faults = st.sampled_from(["none", "none", "none", "throttled", "lost before", "lost after"])
+words = st.sampled_from(["a", "b", "c", "d", "d1", "d2", "d3", "d4", "d5", "foreign"])
+epochs = st.integers(0, 12)
+moments = st.integers(-MINUTE, DAY)
+
+
+def events(ref: str, now: int) -> st.SearchStrategy[Event]:
+    """Any event at all, most of them impossible or out of date."""
+    at = moments.map(lambda ms: now + ms)
+    flags = st.booleans()
+    half = st.just(0.5)
+    refs = st.sampled_from([ref, "other@1#0123456789abcdef"])
+    errors = st.just(BOOM)
+    return st.one_of(
+        st.builds(Claimed, claim_id=words, epoch=epochs, definition=refs, until=at, at=at),
+        st.builds(StepSucceeded, claim_id=words, context=st.just("{}"), at=at),
+        st.builds(StepFailed, claim_id=words, error=errors, fatal=flags, jitter=half, at=at),
+        st.builds(StepInDoubt, claim_id=words, error=errors, final=flags, jitter=half, at=at),
+        st.builds(
+            CompensationSucceeded, claim_id=words, context=st.sampled_from([None, "{}"]), at=at
+        ),
+        st.builds(
+            CompensationFailed, claim_id=words, error=errors, fatal=flags, jitter=half, at=at
+        ),
+        st.builds(Withheld, claim_id=words, reason=st.sampled_from(Withhold), at=at),
+        st.builds(CancelRequested, by=st.just("ops"), at=at),
+        st.builds(ResumeRequested, by=st.just("ops"), at=at),
+        st.builds(SkipRequested, step=words, by=st.just("ops"), at=at),
+        st.builds(
+            DeliveryExhausted, epoch=epochs, definition=refs, nudge_id=words, error=errors, at=at
+        ),
+        st.builds(TakenOver, at=at),
+    )
+
+
+class Sagas(RuleBasedStateMachine):
+    """One saga, its workers, and a world that remembers what was really done."""
+
+    @initialize(definition=definitions())
+    def start(self, definition: SagaDefinition) -> None:
+        self.definition = definition
+        self.workers: list[Worker] = []
+        self.claims: dict[str, list[str]] = {}  # step: the claims that may have run it
+        self.clean: dict[str, set[str]] = {}  # step: the claims known not to have
+        self.calls_left: dict[tuple[str, Direction], int] = {}
+        self.stands: set[str] = set()  # steps whose effect stands in the world
+        self.tombstones: set[str] = set()  # undone: a late forward call has no effect
+        self.skipped: set[str] = set()
+        self.world = World(definition, store=WatchedStore(self.watch))
+        self.world.start()
+        self.sent = [e.message for e in self.world.queue]
+
+    @property
+    def saga(self) -> SagaInstance:
+        return self.world.saga
+
+    # -- what can happen ------------------------------------------------------------
+
+    def hire(self, turn: Turn[object]) -> Worker | None:
+        """Start a turn and hold it at its first effect."""
+        try:
+            worker = Worker(turn, next(turn))
+        except StopIteration:
+            return None
+        self.workers.append(worker)
+        return worker
+
+    def perform(self, worker: Worker, fault: str = "none") -> bool:
+        """Let a worker perform its effect; False when its turn is over."""
+        reply = self.reply(worker.effect, fault)
+        try:
+            worker.effect = worker.turn.send(reply)
+        except StopIteration:
+            self.workers.remove(worker)
+            return False
+        return True
+
+    def reply(self, effect: Effect[object], fault: str) -> object:
+        """What the world answers."""
+        if isinstance(effect, Send):
+            if fault == "throttled":
+                return False
+            self.world.perform(effect)
+            self.sent.append(self.world.queue[-1].message)
+            return fault != "lost after"
+        if isinstance(effect, Call):
+            return self.call(effect)
+        if fault == "none" or isinstance(effect, (Pause, Postpone)):
+            return self.world.perform(effect)
+        if fault == "throttled":
+            return Unavailable(THROTTLED, self.world.now)
+        if fault == "lost after":
+            self.world.perform(effect)
+        return Unavailable(AMBIGUOUS, self.world.now)
+
+    def call(self, effect: Call) -> object:
+        """The participant does what it is asked to do, as its contract says."""
+        name = effect.step
+        ended = self.world.perform(effect)
+        outcome = ended.outcome  # type: ignore[attr-defined]  # an Ended
+        if effect.direction is Direction.FORWARD:
+            if isinstance(outcome, Failed):
+                self.clean.setdefault(name, set()).add(self.claim_of(effect))
+            elif name not in self.tombstones:
+                self.stands.add(name)
+        elif isinstance(outcome, Done):
+            self.tombstones.add(name)
+            self.stands.discard(name)
+        return ended
+
+    def claim_of(self, effect: Call) -> str:
+        return f"{effect.call.attempt}"
+
+    def finish(self, worker: Worker) -> None:
+        while self.perform(worker):
+            pass
+
+    @rule(outcome=outcomes)
+    def next_outcome(self, outcome: Outcome | None) -> None:
+        """What the next call of either direction will come to."""
+        for s in self.definition.steps:
+            for direction in Direction:
+                key = f"{s.name}:{direction}"
+                self.world.outcomes[key] = [outcome] if outcome is not None else []
+
+    @rule(outcome=outcomes)
+    def move(self, outcome: Outcome | None) -> None:
+        """A worker gets the right message at the right time, and lives."""
+        self.next_outcome(outcome)
+        if not self.saga.live:
+            return
+        self.world.now = max(self.world.now, self.saga.lane.due_at)
+        worker = self.hire(self.world.working(self.world.message()))
+        assert worker is not None
+        self.finish(worker)
+
+    @rule(n=st.integers(0, 100))
+    def deliver(self, n: int) -> None:
+        """A worker gets some message that was once sent."""
+        self.hire(self.world.working(self.sent[-1 - n % len(self.sent)]))
+
+    @rule(n=st.integers(0, 100))
+    def bury(self, n: int) -> None:
+        """Some message that was once sent ends in the dead letters."""
+        self.hire(self.world.reviving(self.sent[-1 - n % len(self.sent)]))
+
+    @precondition(lambda self: self.saga.live)
+    @rule()
+    def bury_the_current_one(self) -> None:
+        self.world.now = max(self.world.now, self.saga.lane.due_at) + MINUTE
+        worker = self.hire(self.world.reviving(self.world.message()))
+        assert worker is not None
+        self.finish(worker)
+
+    @precondition(lambda self: bool(self.workers))
+    @rule(n=st.integers(0, 100), fault=faults)
+    def go_on(self, n: int, fault: str) -> None:
+        """Some worker performs its next effect."""
+        self.perform(self.workers[n % len(self.workers)], fault)
+
+    @precondition(lambda self: bool(self.workers))
+    @rule(n=st.integers(0, 100))
+    def go_on_to_the_end(self, n: int) -> None:
+        self.finish(self.workers[n % len(self.workers)])
+
+    @precondition(lambda self: bool(self.workers))
+    @rule(n=st.integers(0, 100), after=st.booleans())
+    def die(self, n: int, *, after: bool) -> None:
+        """Some worker dies, before or after its next effect."""
+        worker = self.workers.pop(n % len(self.workers))
+        if after:
+            self.reply(worker.effect, "none")
+
+    @rule(kind=st.sampled_from(["cancel", "resume", "skip"]), n=st.integers(0, 3))
+    def ask(self, kind: str, n: int) -> None:
+        """A person wants something."""
+        at, steps = self.world.now, self.definition.steps
+        event: Request
+        if kind == "cancel":
+            event = CancelRequested(by="ops", at=at)
+        elif kind == "resume":
+            event = ResumeRequested(by="ops", at=at)
+        else:
+            event = SkipRequested(step=steps[n % len(steps)].name, by="ops", at=at)
+        self.world.ask(event)
+        self.collect()
+
+    @rule()
+    def sweep(self) -> None:
+        self.world.sweep()
+        self.collect()
+
+    @rule()
+    def take_over(self) -> None:
+        """Another process says that the one at it is gone."""
+        before = self.saga
+        outcome = apply(self.definition, before, TakenOver(at=self.world.now))
+        if isinstance(outcome, Moved):
+            self.world.store.record(before, outcome.instance)
+
+    @rule(
+        ms=st.sampled_from(
+            [1, SECOND, 30 * SECOND, MINUTE, VISIBILITY_MS, 5 * MINUTE, HOUR, 2 * DAY]
+        )
+    )
+    def wait(self, ms: int) -> None:
+        self.world.now += ms
+
+    @rule(data=st.data())
+    def foreign(self, data: st.DataObject) -> None:
+        """Any event at all has an answer, and none of them touches the instance."""
+        event = data.draw(events(self.saga.definition, self.world.now))
+        before = self.saga
+        copy = replace(before)
+        try:
+            outcome = apply(self.definition, before, event)
+        except IllegalEventError:
+            outcome = None
+        assert before == copy
+        if isinstance(outcome, Moved):
+            assert before.status not in CLOSED
+            assert outcome.instance.version == before.version
+            assert outcome.instance.lane.epoch - before.lane.epoch in (0, 1)
+        else:
+            assert outcome is None or isinstance(outcome, Ignored)
+        if before.status in CLOSED:
+            assert isinstance(outcome, Ignored)
+
+    def collect(self) -> None:
+        """Messages that a request or the sweeper sent."""
+        self.sent.extend(e.message for e in self.world.queue[len(self.sent) :])
+
+    # -- what must be true of every write ----------------------------------------------
+
+    def watch(self, before: SagaInstance | None, after: SagaInstance) -> None:
+        self.check(after)
+        if before is None:
+            return
+        assert before.status not in CLOSED, "what has ended changes"
+        assert after.lane.epoch - before.lane.epoch in (0, 1)
+        assert after.version - before.version in (0, 1)
+        if before.cause is not None:
+            assert after.cause == before.cause
+            assert after.phase is Direction.COMPENSATION
+        assert (after.phase is Direction.COMPENSATION) == (after.cause is not None)
+        for old, now in zip(before.steps, after.steps, strict=True):
+            if now.code is StepCode.SKIPPED and old.code is not now.code:
+                assert old.code is not StepCode.COMPENSATED
+                self.skipped.add(now.name)
+        taken = after.lane.lease is not None and before.lane.lease != after.lane.lease
+        if taken:
+            self.claimed(after)
+        if before.status is SagaState.FAILED and after.live:
+            self.calls_left.clear()
+
+    def claimed(self, i: SagaInstance) -> None:
+        """An attempt begins."""
+        # The claim is decided on with the time of its delivery, which may be old by now.
+        (action,) = next_actions(self.definition, i, i.updated_at)
+        if isinstance(action, Execute):
+            assert i.cause is None, "forward after the turn"
+            assert i.cancel is None, "forward after an accepted cancel"
+            self.claims.setdefault(action.step, []).append(f"{action.attempt}")
+            self.spend(i, action.step, Direction.FORWARD)
+        elif isinstance(action, Compensate):
+            self.undoing(i, action.step)
+            self.spend(i, action.step, Direction.COMPENSATION)
+
+    def undoing(self, i: SagaInstance, name: str) -> None:
+        started = list(self.claims)
+        assert name in started, "undone, and never started"
+        assert set(self.claims[name]) - self.clean.get(name, set()), "undone, and never happened"
+        for later in started[started.index(name) + 1 :]:
+            record = next(s for s in i.steps if s.name == later)
+            open_still = record.code in (StepCode.DONE, StepCode.UNKNOWN)
+            assert not (open_still and self.definition.step(later).compensatable), "out of order"
+
+    def spend(self, i: SagaInstance, name: str, direction: Direction) -> None:
+        """Attempts stay within their budget, counted anew after a resume."""
+        s = self.definition.step(name)
+        policy = s.retry if direction is Direction.FORWARD else s.compensation_retry
+        key = (name, direction)
+        self.calls_left.setdefault(key, policy.max_attempts + policy.max_lost - 1)
+        self.calls_left[key] -= 1
+        assert self.calls_left[key] >= 0, "more attempts than the budget"
+        assert i.hops <= self.definition.hop_max
+
+    def check(self, i: SagaInstance) -> None:
+        codes = [s.code for s in i.steps]
+        undoable = [s for s in i.steps if self.definition.step(s.name).compensatable]
+        happened = all(c in (StepCode.DONE, StepCode.SKIPPED) for c in codes)
+        assert (i.status is SagaState.FAILED) == (i.why is not None)
+        assert (i.status is SagaState.FAILED) == (i.failure is not None)
+        assert (i.status in CLOSED) == (i.expires_at is not None)
+        assert (i.status in CLOSED) == (i.sweep_at is None)
+        assert i.stalls <= MAX_STALLS
+        if i.live:
+            (action,) = next_actions(self.definition, i, self.world.now if self.claims else 0)
+            assert not isinstance(action, Rest)
+        if i.status is SagaState.COMPLETED:
+            assert happened
+        if i.phase is Direction.FORWARD:
+            assert happened == (i.status is SagaState.COMPLETED)
+        if i.status is SagaState.COMPENSATED:
+            assert not [s for s in undoable if s.code in STANDING]
+        if i.status in CLOSED:
+            assert i.lane.lease is None
+
+    @invariant()
+    def the_end_is_true_in_the_world(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        if self.saga.status is SagaState.COMPENSATED:
+            undoable = {s.name for s in self.definition.steps if s.compensatable}
+            zombies = {
+                w.effect.step for w in self.workers if isinstance(w.effect, Call)
+            }  # a call that was in flight may land after its own tombstone only
+            assert not (self.stands & undoable) - self.skipped - (zombies - self.tombstones)
+        if self.saga.status is SagaState.COMPLETED:
+            names = {s.name for s in self.definition.steps}
+            assert names - self.skipped <= self.stands
+
+    def teardown(self) -> None:
+        """When nothing goes wrong any more, the sweeper alone brings it to rest."""
+        if not hasattr(self, "world"):
+            return
+        self.workers.clear()
+        self.next_outcome(None)
+        self.come_to_rest()
+        if self.saga.status is SagaState.FAILED:
+            self.world.ask(ResumeRequested(by="ops", at=self.world.now))
+            self.come_to_rest()
+        assert self.saga.status in CLOSED
+        self.the_end_is_true_in_the_world()
+
+    def come_to_rest(self) -> None:
+        bound = 4 * self.definition.hop_max
+        for _ in range(bound):
+            if not self.saga.live:
+                return
+            assert self.saga.sweep_at is not None
+            self.world.now = max(self.world.now, self.saga.sweep_at)
+            self.world.queue.clear()
+            self.world.sweep()
+            for envelope in self.world.queue:
+                self.world.now = max(self.world.now, envelope.visible_at)
+                self.world.run(self.world.working(envelope.message))
+        raise AssertionError("it never rests")
+
+
+TestSagas = Sagas.TestCase
