@@ -15,7 +15,7 @@ SAGA_ARCH ?= x86_64
 SAGA_PLATFORM ?= manylinux2014_$(if $(filter arm64,$(SAGA_ARCH)),aarch64,$(SAGA_ARCH))
 SAGA_PACKAGES ?= examples
 SAGA_REQUIREMENTS ?=
-BUILD_PYTHON ?= $(firstword $(wildcard $(CURDIR)/$(BIN)/python) $(PYTHON))
+BUILD_PYTHON ?= $(firstword $(wildcard $(abspath $(BIN)/python)) $(PYTHON))
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -28,11 +28,10 @@ DEV := $(VENV)/.complete
 DEPLOY := $(VENV)-deploy/.complete
 SCAN := $(VENV)-scan/.complete
 LOCK := $(VENV)-lock/.complete
+AUDIT := $(VENV)-audit/.complete
 
 # sam and checkov ask the network for newer versions of themselves and report their use; not here.
-SAM := SAM_CLI_TELEMETRY=0 __SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" \
-       BUILD_PYTHON="$(abspath $(BIN)/python)" SAGA_ARCH=$(SAGA_ARCH) SAGA_PACKAGES="$(SAGA_PACKAGES)" \
-       SAGA_REQUIREMENTS="$(SAGA_REQUIREMENTS)" $(VENV)-deploy/bin/sam
+SAM := SAM_CLI_TELEMETRY=0 __SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-deploy/bin/sam
 CHECKOV := CKV_SKIP_PACKAGE_UPDATE_CHECK=true $(VENV)-scan/bin/checkov
 
 .PHONY: help
@@ -84,7 +83,7 @@ coverage: $(DEV)
 stack: template build scan artifact
 
 template: $(DEV) $(DEPLOY) ## lint template.yaml
-	$(BIN)/cfn-lint
+	$(BIN)/cfn-lint --append-rules cfn_lint_serverless.rules
 	$(SAM) validate --lint --region us-east-1
 
 build: $(DEV) $(DEPLOY) ## build the Lambda artifact into .aws-sam (SAGA_ARCH=arm64, SAGA_PACKAGES='mine')
@@ -98,7 +97,7 @@ artifact: $(DEV) ## import every handler from the built artifact
 
 # ---------------------------------------------------------------- change
 
-.PHONY: fix mutate lock deploy clean
+.PHONY: fix mutate lock sbom audit deploy clean
 fix: $(DEV) ## format, and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -113,13 +112,22 @@ UV = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 -
 lock: $(LOCK) ## choose versions anew (none younger than a week) and write requirements/
 	$(UV) pyproject.toml --extra cli --group dev -o requirements/dev.txt
 	$(UV) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
-	for group in deploy scan pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
+	for group in deploy scan audit pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
+
+sbom: $(AUDIT) ## write build/sbom.json: what is in the Lambda artifact (CycloneDX)
+	@mkdir -p build
+	$(VENV)-audit/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml \
+	  --output-reproducible -o build/sbom.json
+
+# Not part of check: it asks an advisory service over the network, and its answer changes from day to day.
+audit: $(AUDIT) ## look the artifact's libraries up among known vulnerabilities
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
 
 deploy: build ## build, then `sam deploy --guided` (credentials are yours to set)
 	$(SAM) deploy --guided --parameter-overrides Architecture=$(SAGA_ARCH)
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock build dist .aws-sam mutants htmlcov \
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit build dist .aws-sam mutants htmlcov \
 	  .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -131,18 +139,29 @@ clean: ## remove everything that make made
 # Python it runs on, not for the target: tests/template checks that runtime.txt has none.
 WHEELS = build/wheels-$(SAGA_PYTHON)-$(SAGA_PLATFORM)$(if $(SAGA_REQUIREMENTS),-$(notdir $(SAGA_REQUIREMENTS)))
 
+# Without bytecode every cold start compiles the libraries again: 0.8 s of imports instead of 0.3 s.
+# Only the target's own interpreter can make it; where there is none, the zip goes without.
+COMPILER = $(shell for python in $(BUILD_PYTHON) python$(SAGA_PYTHON); do \
+  $$python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(SAGA_PYTHON)")' 2>/dev/null \
+  && echo $$python && break; done)
+COMPILE = $(if $(COMPILER),$(COMPILER) -m compileall -q --invalidation-mode unchecked-hash,:)
+
 $(WHEELS)/.complete: requirements/runtime.txt $(SAGA_REQUIREMENTS)
 	rm -rf $(WHEELS)
 	$(BUILD_PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
 	  --only-binary :all: --implementation cp --python-version $(SAGA_PYTHON) --platform $(SAGA_PLATFORM) \
 	  --target $(WHEELS) $(foreach file,requirements/runtime.txt $(SAGA_REQUIREMENTS),-r $(file))
 	rm -rf $(WHEELS)/bin
+	@$(if $(COMPILER),,echo 'there is no Python $(SAGA_PYTHON) here: the zip goes without bytecode')
+	$(COMPILE) $(WHEELS)
 	touch $@
 
 build-%: $(WHEELS)/.complete
 	mkdir -p "$(ARTIFACTS_DIR)"
-	cp -Rp $(WHEELS)/. saga_core infra handlers $(SAGA_PACKAGES) "$(ARTIFACTS_DIR)"
+	cp -R saga_core infra handlers $(SAGA_PACKAGES) "$(ARTIFACTS_DIR)"
 	find "$(ARTIFACTS_DIR)" -name __pycache__ -type d -prune -exec rm -rf {} +
+	$(COMPILE) "$(ARTIFACTS_DIR)"
+	cp -R $(WHEELS)/. "$(ARTIFACTS_DIR)"
 	rm "$(ARTIFACTS_DIR)/.complete"
 
 # ---------------------------------------------------------------- environments
@@ -168,6 +187,10 @@ $(DEPLOY): requirements/deploy.txt requirements/pip.txt
 
 $(SCAN): requirements/scan.txt requirements/pip.txt
 	$(call environment,requirements/scan.txt)
+	@touch $@
+
+$(AUDIT): requirements/audit.txt requirements/pip.txt
+	$(call environment,requirements/audit.txt)
 	@touch $@
 
 $(LOCK): requirements/lock.txt requirements/pip.txt

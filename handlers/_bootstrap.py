@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from infra.contexts import PydanticContextCodec
-from infra.dynamodb_store import DynamoDBSagaStore
-
 from handlers._application import Application
 from handlers._powertools import PowertoolsSink
 from handlers._records import LambdaContext
 from handlers._telemetry import Telemetry
 from infra.clients import dynamodb_client, sqs_client
 from infra.clock import SystemClock
+from infra.contexts import PydanticContextCodec
+from infra.dynamodb_store import DynamoDBSagaStore
 from infra.queue import SqsSender, parse
 from infra.registry import Registry, load_definitions
 from infra.settings import REQUIRED, Settings, in_lambda

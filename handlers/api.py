@@ -8,6 +8,7 @@ foreign id is as unknown as one that does not exist.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -38,6 +39,7 @@ DEFAULT_TENANT = "default"
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 SMALL_BODY = 4_096  # bytes; no request but a start needs more
 _MAX_ACTOR = 200
+_MAX_CURSOR = 256  # characters; ours take under 120, and a reader of JSON recurses
 
 WHY_NOT = {
     Reason.CLOSED: "The saga has ended.",
@@ -166,14 +168,17 @@ def _list(app: Application, http: APIGatewayHttpResolver) -> Response[str]:
             raise ProblemError("invalid-request", f"A state is one of {known}.")
         states = frozenset({SagaState(query["state"])})
     limit = query.get("limit", str(DEFAULT_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LIMIT):
+    if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_LIMIT):
         raise ProblemError("invalid-request", f"The limit is a number from 1 to {MAX_LIMIT}.")
+    cursor = query.get("cursor")
+    if cursor is not None and len(cursor) > _MAX_CURSOR:
+        raise ProblemError("invalid-request", "The cursor is not one of ours.")
     try:
         page = app.store.page(
             tenant,
             states=states,
             name=query.get("name"),
-            cursor=query.get("cursor"),
+            cursor=cursor,
             limit=int(limit),
             now=app.clock.now_ms(),
         )

@@ -27,7 +27,8 @@ def handle(app: Application, event: SqsEvent, context: LambdaContext) -> BatchRe
             step_ms=0,
             jitter=app.clock.jitter(),
         )
-        driver = Driver(app, message.correlation_id, receipt_handle=record.receipt_handle)
+        # No receipt handle: the dead letters' own visibility time-out is the pause.
+        driver = Driver(app, message.correlation_id)
         decision = driver.run(revive(message, delivery, app.definitions.by_ref))
         app.telemetry.decided(
             "dead_letters", decision, correlation_id=message.correlation_id, now=now, hop_max=None

@@ -25,7 +25,7 @@ READ_TIMEOUT = 3
 # inside the client is where one write becomes two, so its number is ours to know.
 TRIES = 4
 
-_CONFIG = Config(
+CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": TRIES},
     connect_timeout=CONNECT_TIMEOUT,
     read_timeout=READ_TIMEOUT,
@@ -34,9 +34,9 @@ _CONFIG = Config(
 
 def dynamodb_client(endpoint_url: str | None = None) -> DynamoDBClient:
     """A DynamoDB client; Region and credentials come from the environment."""
-    return boto3.client("dynamodb", config=_CONFIG, endpoint_url=endpoint_url)
+    return boto3.client("dynamodb", config=CONFIG, endpoint_url=endpoint_url)
 
 
 def sqs_client(endpoint_url: str | None = None) -> SQSClient:
     """An SQS client, likewise."""
-    return boto3.client("sqs", config=_CONFIG, endpoint_url=endpoint_url)
+    return boto3.client("sqs", config=CONFIG, endpoint_url=endpoint_url)

@@ -148,7 +148,7 @@ def key_item(key: Key) -> Item:
     return {PK: _s(partition_key(key)), SK: _s(STATE_SK)}
 
 
-# -- writing ----------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------
 
 
 def _index_items(i: SagaInstance) -> Item:
@@ -231,7 +231,7 @@ def _n(number: int) -> Value:
     return {"N": str(number)}
 
 
-# -- reading ----------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------
 
 
 def _decode(item: Item) -> SagaInstance:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 
-from infra.packing import Item
+from infra.packing import Item, Value
 
 
 def _all(*clauses: str) -> str:
     return " AND ".join(clauses)
 
 
-# -- a start ------------------------------------------------------------------------
+# -- a start ---------------------------------------------------------------------
 #
 # An id is derived from the client's idempotency key, so a repeated start meets the first:
 #
@@ -29,7 +29,7 @@ NO_ITEM = "attribute_not_exists(#pk)"
 EXPIRED = "#expires_at < :now_s"
 CREATE = f"{NO_ITEM} OR {EXPIRED}"
 
-# -- a claim ------------------------------------------------------------------------
+# -- a claim ---------------------------------------------------------------------
 #
 # One claim at a time, and each on the work item that its message announced:
 #
@@ -64,7 +64,7 @@ CLAIM_UPDATE = (
     " #att = #att + :one, #tries = #tries + :one, #hops = #hops + :one, #ver = #ver + :one"
 )
 
-# -- a commit -----------------------------------------------------------------------
+# -- a commit --------------------------------------------------------------------
 #
 #   A   claim ok ......... handler ........ commit: refused, ver moved; decide again, commit ok
 #   P              cancel ok, ver+1
@@ -81,7 +81,7 @@ UNMOVED = "#ver = :ver"
 SAME_LAYOUT = "#v = :v"
 COMMIT = _all(HELD_BY_ME, UNMOVED)
 
-# -- a surplus message ----------------------------------------------------------------
+# -- a surplus message -----------------------------------------------------------
 #
 # The guard is not a state write: it counts no version, so that it never disturbs a commit.
 # In return it cannot run under a lease, and a commit removes it.
@@ -95,7 +95,7 @@ NO_RECENT_NUDGE = "(attribute_not_exists(#nudge_id) OR #nudge_at <= :minute_ago)
 REDISPATCH = _all(CURRENT_ITEM, UNCLAIMED, LIVE, NO_RECENT_NUDGE)
 REDISPATCH_UPDATE = "SET #nudge_id = :nudge, #nudge_at = :now"
 
-# -- a request, or a dead letter --------------------------------------------------------
+# -- a request, or a dead letter -------------------------------------------------
 #
 # Both read, decide and write under the version. A nudge since the reading counts no version,
 # and yet a surplus message is out: the decision to send another was made without it.
@@ -105,7 +105,7 @@ SAME_NUDGE = "#nudge_id = :nudge"
 RECORD = _all(UNMOVED, NOT_NUDGED_SINCE)
 RECORD_NUDGED = _all(UNMOVED, SAME_NUDGE)
 
-# -- a sweep ------------------------------------------------------------------------------
+# -- a sweep ---------------------------------------------------------------------
 #
 # Two sweepers see the same line of the index: one of them moves the mark, once. Nor is a
 # mark moved that a commit has just set anew, or one put back on a saga that has ended.
@@ -114,7 +114,7 @@ UNSWEPT = "#sweep_at = :sweep_at"
 MARK_SWEPT = _all(UNSWEPT, LIVE)
 MARK_SWEPT_UPDATE = "SET #sweep_at = :next, #sweeps = :sweeps"
 
-# -- a save (the in-process orchestrator) ---------------------------------------------------
+# -- a save (the in-process orchestrator) ----------------------------------------
 
 # What is over counts as not there; with a version in hand there is nothing to replace then.
 NOT_EXPIRED = "(attribute_not_exists(#expires_at) OR #expires_at >= :now_s)"
@@ -124,9 +124,10 @@ SAVE = _all(UNMOVED, NOT_EXPIRED)
 SAME_CONTEXT = "#ctx = :ctx"
 SAVE_OVERSIZE = _all(SAVE, SAME_CONTEXT)
 
-# Written by redispatch and mark_swept, which count no version. What a mover read of them may
-# be old although the version is not, so it writes them whether they changed for it or not.
-UNVERSIONED = ("sweep_at", "sweeps", "nudge_id", "nudge_at")
+# Written by mark_swept, which counts no version. What a mover read of them may be old although
+# the version is not, so it writes them whether they changed for it or not. (A nudge counts none
+# either, but there is none under a lease, and a record has it in its condition.)
+UNVERSIONED = ("sweep_at", "sweeps")
 
 _NAME = re.compile(r"#([a-z_]+)")
 
@@ -146,18 +147,23 @@ def difference(before: Item, after: Item) -> tuple[str, Item]:
     values: Item = {}
     for name, value in after.items():
         if name == "steps":
-            for n, step in _changed_steps(before, after):
-                sets.append(f"#steps[{n}] = :new_step_{n}")
-                values[f":new_step_{n}"] = {"M": step}
+            changed = _changed_steps(before, after)
         elif name in UNVERSIONED or before.get(name) != value:
-            sets.append(f"#{name} = :new_{name}")
-            values[f":new_{name}"] = value
+            changed = {f"#{name}": value}
+        else:
+            continue
+        for path, new in changed.items():
+            placeholder = f":new{len(values)}"
+            sets.append(f"{path} = {placeholder}")
+            values[placeholder] = new
     gone = [f"#{n}" for n in sorted({*before, *UNVERSIONED} - set(after))]
     remove = f" REMOVE {', '.join(gone)}" if gone else ""
     return f"SET {', '.join(sets)}{remove}", values
 
 
-def _changed_steps(before: Item, after: Item) -> list[tuple[int, Item]]:
-    """Places and records. The number of steps never changes: the definition is pinned."""
-    pairs = zip(before["steps"]["L"], after["steps"]["L"], strict=True)
-    return [(n, dict(new["M"])) for n, (old, new) in enumerate(pairs) if old != new]
+def _changed_steps(before: Item, after: Item) -> dict[str, Value]:
+    """Paths and records; the whole list where an older layout had another."""
+    old, new = before.get("steps", {}).get("L", []), after["steps"]["L"]
+    if len(old) != len(new):
+        return {"#steps": after["steps"]}
+    return {f"#steps[{n}]": new[n] for n in range(len(new)) if old[n] != new[n]}

@@ -82,7 +82,7 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         self._new_id = new_id
         self._codec = codec
 
-    # -- SagaStore ----------------------------------------------------------------
+    # -- SagaStore ---------------------------------------------------------------
 
     async def save(self, instance: SagaInstance) -> SagaInstance:
         """See SagaStore.
@@ -132,7 +132,7 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         )
         return sorted(key.saga_id for key in keys if key.tenant == self._tenant)
 
-    # -- WorkStore ----------------------------------------------------------------
+    # -- WorkStore ---------------------------------------------------------------
 
     def create(self, instance: SagaInstance) -> WriteResult:
         """See WorkStore. Its own repeat comes back with this instance's incarnation."""
@@ -246,7 +246,7 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
             now=now,
         )
 
-    # -- parts --------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------
 
     def _move(
         self, before: SagaInstance, after: SagaInstance, condition: str, values: Item
@@ -273,20 +273,23 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         except ConditionFailedError as exc:
             if exc.item is None or not self._codec.is_older(exc.item):
                 return self._refused(exc)
-            return self._rewrite(stored, condition, values)
+            return self._rewrite(exc.item, stored, condition, values)
         return Written(self._codec.decode(item))
 
-    def _rewrite(self, stored: SagaInstance, condition: str, values: Item) -> WriteResult:
-        """Write the whole item in the present layout.
+    def _rewrite(
+        self, old: Item, stored: SagaInstance, condition: str, values: Item
+    ) -> WriteResult:
+        """Write a saga that stands there in an older layout, all of it in the present one.
 
-        A difference between two items of the new layout would leave a mixture
-        behind in one of an older layout.
+        The difference between two items of the present layout would leave a
+        mixture behind.
         """
+        update, changed = c.difference(old, self._codec.encode(stored))
         try:
-            self._put(stored, self._codec.encode(stored), condition, values)
+            item = self._table.update(stored.key, update, condition, {**values, **changed})
         except ConditionFailedError as exc:
             return self._refused(exc)
-        return Written(stored)
+        return Written(self._codec.decode(item))
 
     def _put(self, i: SagaInstance, item: Item, condition: str, values: Item) -> None:
         try:

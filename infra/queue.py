@@ -97,11 +97,6 @@ class SqsSender:
             return False
         return True
 
-    @staticmethod
-    def parse(body: str) -> WorkMessage:
-        """See ``parse`` of this module."""
-        return parse(body)
-
 
 def body_of(instance: SagaInstance, reason: str, correlation_id: str) -> str:
     """The message that announces the instance's current work item."""

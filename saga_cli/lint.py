@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from infra.registry import load_definitions
@@ -15,8 +14,10 @@ from saga_cli.problems import Exit
 from saga_core.definition import Severity, lint
 from saga_core.errors import DefinitionError
 
-_FINDING = re.compile(r"(?P<rule>SAGA\d{3}) (?:step (?P<step>[\w.-]+): )?(?P<message>.*)", re.DOTALL)
-_BETWEEN = re.compile(r"; (?=SAGA\d{3} )")
+# A DefinitionError lists its findings in its text: `SAGA003 step x: ...; SAGA004 ...`.
+_FINDING = re.compile(
+    r"(?P<rule>SAGA\d{3}) (?:step (?P<step>[\w.-]+): )?(?P<message>.*?)(?=; SAGA\d{3} |$)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,25 +84,20 @@ def check(setting: str) -> tuple[list[str], list[Line]]:
     return checked, lines
 
 
-def _refused(part: str, text: str) -> Iterator[Line]:
+def _refused(part: str, text: str) -> list[Line]:
     """The findings in the text of a DefinitionError, or the text itself."""
-    beginning = text.find("SAGA", text.find(part) + len(part))
-    for finding in _BETWEEN.split(text[beginning:]) if beginning >= 0 else ():
-        match = _FINDING.fullmatch(finding)
-        if match is not None:
-            yield Line(definition=part, severity=Severity.ERROR.value, **match.groupdict())
-            continue
-        break
-    else:
-        if beginning >= 0:
-            return
-    if beginning < 0:
-        yield Line(definition=part, severity=Severity.ERROR.value, message=text)
+    error = Severity.ERROR.value
+    found = [
+        Line(definition=part, severity=error, **match.groupdict())
+        for match in _FINDING.finditer(text)
+    ]
+    return found or [Line(definition=part, severity=error, message=text)]
 
 
-def _together(setting: str) -> Iterator[Line]:
+def _together(setting: str) -> list[Line]:
     """What is only wrong when all of them are deployed at once."""
     try:
         load_definitions(setting)
     except DefinitionError as exc:
-        yield Line(definition=setting, severity=Severity.ERROR.value, message=str(exc))
+        return _refused(setting, str(exc))
+    return []

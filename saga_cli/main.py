@@ -7,6 +7,7 @@ Each command lives in a module that is imported when it is called, so that
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pkgutil
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from saga_cli.problems import EPILOGUE, CommandError, Exit
+from saga_core.errors import SagaError
 
 EXAMPLES = "examples.order:order,examples.travel:travel"
 LOCAL_PORT = 4599
@@ -26,6 +28,9 @@ Command = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say and give the exit status. Nothing is raised but SystemExit."""
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII only
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - the user's sagas are importable from here
     try:
@@ -33,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as exc:
         print(f"saga: {exc}", file=sys.stderr)
         return exc.exit
+    except SagaError as exc:
+        print(f"saga: {exc}", file=sys.stderr)
+        return Exit.UNAVAILABLE
     except BrokenPipeError:  # `saga list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
@@ -69,7 +77,7 @@ def _here(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     demo = _add(
         commands,
         "demo",
-        "saga_cli.demo:run",
+        "saga_cli.demo.play:run",
         "watch five sagas run through the real functions, on this machine",
     )
     demo.add_argument("--plain", action="store_true", help="no colours, also in a terminal")

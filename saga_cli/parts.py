@@ -11,7 +11,7 @@ from handlers._telemetry import Sink, Telemetry
 from infra.clock import Clock
 from infra.contexts import PydanticContextCodec
 from infra.dynamodb_store import DynamoDBSagaStore
-from infra.queue import SqsSender
+from infra.queue import SqsSender, parse
 from infra.registry import load_definitions
 from infra.settings import Settings
 
@@ -53,11 +53,18 @@ def application(
     """
     return Application(
         clock=clock,
-        store=DynamoDBSagaStore(dynamodb, settings.table, clock=clock.now_ms),
+        store=DynamoDBSagaStore(
+            dynamodb,
+            settings.table,
+            clock=clock.now_ms,
+            new_id=clock.new_id,
+            pause=clock.sleep_ms,
+        ),
         queue=SqsSender(sqs, settings.queue_url),
         definitions=load_definitions(settings.definitions),
         codec=PydanticContextCodec(),
         telemetry=Telemetry(sink),
+        parse=parse,
         step_ms=settings.step_ms,
         tenant_claim=settings.tenant_claim,
     )

@@ -25,12 +25,13 @@ def invoke(
     unrecorded: nobody knows what the handler had done by then.
     """
     step = definition.step(effect.step)
+    handler = _handler(step, effect)
     try:
         context = codec.decode(effect.context, definition.context_type)
     except Exception as exc:  # noqa: BLE001 - the user's type may raise anything
         return _unreadable(exc)
     try:
-        result = _handler(step, effect)(context, effect.call)
+        result = handler(context, effect.call)
         if inspect.isawaitable(result):
             result = wait(result)
     except Exception as exc:  # noqa: BLE001 - raising is how a step fails
@@ -41,12 +42,13 @@ def invoke(
 async def invoke_async(definition: SagaDefinition, effect: Call, codec: ContextCodec) -> Outcome:
     """The same on an event loop. A handler that is not async blocks the loop."""
     step = definition.step(effect.step)
+    handler = _handler(step, effect)
     try:
         context = codec.decode(effect.context, definition.context_type)
     except Exception as exc:  # noqa: BLE001 - the user's type may raise anything
         return _unreadable(exc)
     try:
-        result = _handler(step, effect)(context, effect.call)
+        result = handler(context, effect.call)
         if inspect.isawaitable(result):
             result = await result
     except Exception as exc:  # noqa: BLE001 - raising is how a step fails

@@ -33,6 +33,8 @@ from saga_core.effects import (
     Effect,
     Ended,
     Pause,
+    Postpone,
+    Redispatch,
     Send,
     T,
     TooLarge,
@@ -59,7 +61,7 @@ from saga_core.memory import InMemorySagaStore
 from saga_core.outcome import Exceptions
 from saga_core.ports import INPUT_LIMIT, Refused, SagaStore, Written
 from saga_core.retry import COMPENSATION_DEFAULT, FORWARD_DEFAULT, RetryPolicy
-from saga_core.transition import Ignored, Moved, Reason, apply, create, next_actions
+from saga_core.transition import Ignored, Moved, Reason, apply, claim, create, next_actions
 from saga_core.turn import Delivery, Verdict, WorkMessage, work
 
 ATTEMPT_MS = 900_000  # how long an attempt may take before another process may take it over
@@ -285,6 +287,8 @@ class _AsyncDriver:
                 return await self._save(after)
             case Send():
                 return True  # the loop around the turn is the wake-up
+            case Postpone() | Redispatch():
+                return Refused(self.held)  # nor is there a message: another process has the saga
             case Pause(delay_ms):
                 await env.sleep(delay_ms / 1000)
                 return env.now_ms()
@@ -299,10 +303,18 @@ class _AsyncDriver:
             until=effect.until,
             at=effect.at,
         )
-        outcome = apply(self._definition(), self.held, event)
-        if isinstance(outcome, Ignored):
-            return Refused(self.held)
-        return await self._save(outcome.instance)
+        found: SagaInstance | None = self.held
+        while found is not None:
+            outcome = claim(found, event)
+            if isinstance(outcome, Ignored):
+                break
+            try:
+                return Written(await self.orchestrator.store.save(outcome.instance))
+            except StaleInstanceError:
+                # A claim asks for the work item and not for a version: a cancel that
+                # came in meanwhile does not stand in its way.
+                found = await self.orchestrator.store.load(found.id)
+        return Refused(found)
 
     async def _save(self, instance: SagaInstance) -> WriteReply:
         try:

@@ -517,7 +517,9 @@ def _skip(d: SagaDefinition, i: SagaInstance, e: SkipRequested) -> Transition:
         return Ignored(Reason.CLOSED)
     if i.live:
         return Ignored(Reason.LIVE)
-    stuck = {_current(i).name} | {s.name for s in i.steps if s.code is StepCode.COMPENSATION_FAILED}
+    stuck = {s.name for s in i.steps if s.code is StepCode.COMPENSATION_FAILED}
+    if _current(i).code is not StepCode.COMPENSATED:
+        stuck.add(_current(i).name)
     if e.step not in stuck:
         return Ignored(Reason.OTHER_STEP)
     note = StepError("Skipped", f"by {e.by}")
@@ -615,7 +617,9 @@ def _policy(d: SagaDefinition, i: SagaInstance) -> RetryPolicy:
 
 def _fresh(lane: Lane, index: int, at: int) -> Lane:
     """The counters start anew with another step or direction."""
-    return replace(lane, index=index, attempts=0, reported=0, tries=0, clean=0, due_at=at)
+    return replace(
+        lane, index=index, attempts=0, reported=0, tries=0, clean=0, due_at=at, began_at=None
+    )
 
 
 def _recorded(

@@ -427,11 +427,21 @@ def _without_context(event: AttemptResult, error: StepError) -> AttemptResult:
 def _fenced(
     found: SagaInstance | None, epoch: int, action: Action, event: AttemptResult
 ) -> Decision:
-    """Somebody else has the saga: the result is discarded."""
-    moved_on = found is None or found.lane.epoch != epoch
+    """Somebody else has the saga: the result is discarded.
+
+    The message is given up only if the saga cannot need it: it has ended, or a
+    later work item is held, whose own message exists. Otherwise it may be the
+    last one: whoever moved the saga on may have died before it announced that,
+    and its message may be a second delivery of this one (ADR 13).
+    """
+    given_up = (
+        found is None
+        or not found.live
+        or (found.lane.epoch != epoch and found.lane.lease is not None)
+    )
     return Decision(
         verdict=Verdict.FENCED,
-        acknowledge=moved_on,
+        acknowledge=given_up,
         before=found,
         action=action,
         event=event,

@@ -1,12 +1,8 @@
-"""A clock that stands still until it is told to move, and takes moto's queues with it."""
+"""A clock that stands still until it is told to move."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import moto.sqs.models
 
 from infra.clock import Clock
 
@@ -54,16 +50,3 @@ class VirtualClock(Clock):
     def _draw(self) -> str:
         self._drawn += 1
         return hashlib.sha256(f"{self._seed}:{self._drawn}".encode()).hexdigest()
-
-
-@contextmanager
-def moto_tells_time_by(clock: Clock) -> Iterator[None]:
-    """Let delays and visibility time-outs of moto's queues run on this clock."""
-    models = moto.sqs.models
-    real = models.unix_time, models.unix_time_millis
-    models.unix_time = lambda: clock.now_ms() / 1000  # type: ignore[assignment]  # the argument is never used there
-    models.unix_time_millis = lambda: float(clock.now_ms())  # type: ignore[assignment]  # likewise
-    try:
-        yield
-    finally:
-        models.unix_time, models.unix_time_millis = real

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
 from infra.clock import Clock
@@ -50,7 +50,7 @@ def sqs_event(queue_arn: str, messages: Sequence[MessageTypeDef]) -> Event:
                 "messageId": message["MessageId"],
                 "receiptHandle": message["ReceiptHandle"],
                 "body": message["Body"],
-                "attributes": dict(message.get("Attributes", {})),
+                "attributes": cast("Event", message.get("Attributes", {})),
                 "messageAttributes": {},
                 "md5OfBody": message["MD5OfBody"],
                 "eventSource": "aws:sqs",

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, cast
 from infra.clock import Clock
 from saga_cli.local.events import Event, HttpRequest, LambdaContext, schedule_event, sqs_event
 from saga_cli.local.template import Template
-from saga_cli.local.wiring import Function, QueueSource, functions, routes, schedules, sources
+from saga_cli.local.wiring import (
+    Function,
+    QueueSource,
+    Route,
+    Schedule,
+    functions,
+    routes,
+    schedules,
+    sources,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -79,13 +88,17 @@ class Pump:
     watchers: list[Watcher] = field(default_factory=list)
     _functions: Mapping[str, Function] = field(init=False)
     _sources: list[QueueSource] = field(init=False)
+    _routes: list[Route] = field(init=False)
+    _schedules: list[Schedule] = field(init=False)
     _due: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._functions = functions(self.template)
         self._sources = sources(self.template)
+        self._routes = routes(self.template)
+        self._schedules = schedules(self.template)
         now = self.clock.now_ms()
-        self._due = {s.function: now + s.period_ms for s in schedules(self.template)}
+        self._due = {s.function: now + s.period_ms for s in self._schedules}
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -113,7 +126,7 @@ class Pump:
         Raises:
             FunctionFailedError: It raised.
         """
-        for route in routes(self.template):
+        for route in self._routes:
             parameters = route.parameters(request.method, request.path)
             if parameters is None:
                 continue
@@ -158,7 +171,7 @@ class Pump:
 
     def _tick(self) -> Invocation | None:
         now = self.clock.now_ms()
-        for schedule in schedules(self.template):
+        for schedule in self._schedules:
             if self._due[schedule.function] <= now:
                 self._due[schedule.function] = now + schedule.period_ms
                 event = schedule_event(now, self.clock.new_id())
@@ -172,7 +185,8 @@ class Pump:
         handler = pkgutil.resolve_name(function.handler.replace(".handler", ":handler"))
         at = self.clock.now_ms()
         context = LambdaContext(self.clock, name, at + function.timeout_ms, self.clock.new_id())
-        ending, answer, error = Ending.ANSWERED, None, None
+        ending, answer = Ending.ANSWERED, None
+        error: BaseException | None = None
         try:
             answer = json.loads(json.dumps(handler(event, context)))
         except KeyboardInterrupt:

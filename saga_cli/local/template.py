@@ -6,15 +6,20 @@ code needs and the template lacks fails here as it would on AWS.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
+from saga_cli.problems import CommandError, Exit
+
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
+STACK = "local"
 
 FUNCTION = "AWS::Serverless::Function"
 QUEUE = "AWS::SQS::Queue"
@@ -23,31 +28,28 @@ MAPPING = "AWS::Lambda::EventSourceMapping"
 
 Node = dict[str, Any]  # a part of the template: YAML, so anything may be in it
 
-_PREFIX = "local-"
+INTEGRATION = "AWS::ApiGatewayV2::Integration"
+ROUTE = "AWS::ApiGatewayV2::Route"
 _PSEUDO = {
     "AWS::Region": REGION,
     "AWS::AccountId": ACCOUNT,
     "AWS::Partition": "aws",
-    "AWS::StackName": "local",
+    "AWS::StackName": STACK,
     "AWS::URLSuffix": "localhost",
 }
 
 
-class TemplateError(Exception):
+class TemplateError(CommandError):
     """The template cannot be built locally; the message names the place."""
 
-
-def physical_name(logical_id: str) -> str:
-    """What a resource of the template is called on this machine."""
-    return _PREFIX + logical_id
+    def __init__(self, message: str) -> None:
+        super().__init__(Exit.USAGE, message)
 
 
-def logical_id(physical: str) -> str:
-    """The resource that goes by this name, ARN or URL on this machine."""
-    return physical.rpartition(_PREFIX)[2]
+_OWN_NAMES = {QUEUE: "QueueName", TABLE: "TableName"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Template:
     """A SAM template with its parameters filled in.
 
@@ -68,13 +70,7 @@ class Template:
         Raises:
             TemplateError: There is no such file, or it is no template.
         """
-        try:
-            document = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - a SafeLoader
-        except (OSError, yaml.YAMLError) as exc:
-            raise TemplateError(f"{path}: {exc}") from exc
-        if not isinstance(document, dict) or "Resources" not in document:
-            raise TemplateError(f"{path}: has no Resources")
-        return cls(document)
+        return cls(_parsed(path))
 
     def resources(self, kind: str) -> dict[str, Node]:
         """Logical id and unresolved properties of each resource of a type that is created."""
@@ -90,9 +86,20 @@ class Template:
         found = {key: self.resolve(raw[key]) for key in only if key in raw}
         return {key: value for key, value in found.items() if value is not None}
 
-    def queue_url(self, name: str) -> str:
+    def name_of(self, logical_id: str) -> str:
+        """What a resource is called on this machine: its own name if the template gives one."""
+        resource = self._resource(logical_id)
+        own = resource.get("Properties", {}).get(_OWN_NAMES.get(resource["Type"], ""))
+        return f"{STACK}-{logical_id}" if own is None else str(self.resolve(own))
+
+    def resource_of(self, physical: str) -> str:
+        """The logical id of what goes by this name, ARN or URL on this machine."""
+        name = re.split("[:/]", physical)[-1]
+        return next(str(r) for r in self.document["Resources"] if self.name_of(r) == name)
+
+    def queue_url(self, logical_id: str) -> str:
         """The URL of a queue."""
-        return f"{self.endpoint}/{ACCOUNT}/{physical_name(name)}"
+        return f"{self.endpoint}/{ACCOUNT}/{self.name_of(logical_id)}"
 
     def resolve(self, value: object) -> Any:
         """The value with every intrinsic function worked out; None for ``AWS::NoValue``.
@@ -144,7 +151,7 @@ class Template:
         parameters = self.document.get("Parameters", {})
         if name in parameters:
             return self._parameter(name, parameters[name])
-        return self.queue_url(name) if self._kind(name) == QUEUE else physical_name(name)
+        return self.queue_url(name) if self._kind(name) == QUEUE else self.name_of(name)
 
     def _parameter(self, name: str, declared: Node) -> object:
         if name not in self.given and "Default" not in declared:
@@ -169,13 +176,10 @@ class Template:
                 raise TemplateError(f"Fn::{function} is not understood locally")
 
     def _attribute(self, name: str, attribute: str) -> str:
-        match self._kind(name), attribute:
-            case _, "QueueName":
-                return physical_name(name)
-            case kind, "Arn" if kind == QUEUE:
-                return f"arn:aws:sqs:{REGION}:{ACCOUNT}:{physical_name(name)}"
-            case _:
-                return f"arn:aws:{attribute.lower()}:{REGION}:{ACCOUNT}:{physical_name(name)}"
+        if attribute == "QueueName":
+            return self.name_of(name)
+        service = "sqs" if self._kind(name) == QUEUE else "local"
+        return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{self.name_of(name)}"
 
     def _sub(self, argument: object) -> str:
         text, extra = argument if isinstance(argument, list) else (argument, {})
@@ -190,11 +194,26 @@ class Template:
             out += f"{value}{after}"
         return out
 
-    def _kind(self, name: str) -> str:
+    def _kind(self, logical_id: str) -> str:
+        return str(self._resource(logical_id)["Type"])
+
+    def _resource(self, logical_id: str) -> Node:
         try:
-            return str(self.document["Resources"][name]["Type"])
+            return cast("Node", self.document["Resources"][logical_id])
         except KeyError:
-            raise TemplateError(f"{name} is neither a parameter nor a resource") from None
+            raise TemplateError(f"{logical_id} is neither a parameter nor a resource") from None
+
+
+@cache
+def _parsed(path: Path) -> Node:
+    """The document. Once: parsing takes a sixth of a second, and nobody changes it."""
+    try:
+        document = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, yaml.YAMLError) as exc:
+        raise TemplateError(f"{path}: {exc}") from exc
+    if not isinstance(document, dict) or "Resources" not in document:
+        raise TemplateError(f"{path}: has no Resources")
+    return document
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,11 +9,12 @@ from urllib.parse import unquote
 
 from saga_cli.local.template import (
     FUNCTION,
+    INTEGRATION,
     MAPPING,
+    ROUTE,
     Node,
     Template,
     TemplateError,
-    logical_id,
 )
 
 _UNITS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -92,12 +93,12 @@ def sources(template: Template) -> list[QueueSource]:
         for function, event in _events(template, "SQS")
     ]
     found += [
-        (logical_id(str(template.resolve(mapping["FunctionName"]))), mapping)
+        (template.resource_of(str(template.resolve(mapping["FunctionName"]))), mapping)
         for mapping in template.resources(MAPPING).values()
     ]
     return [
         QueueSource(
-            queue=logical_id(str(template.resolve(mapping["EventSourceArn"]))),
+            queue=template.resource_of(str(template.resolve(mapping["EventSourceArn"]))),
             function=function,
             batch_size=int(template.resolve(mapping.get("BatchSize", 10))),
             partial="ReportBatchItemFailures" in mapping.get("FunctionResponseTypes", []),
@@ -118,14 +119,13 @@ def schedules(template: Template) -> list[Schedule]:
 
 def routes(template: Template) -> list[Route]:
     """The paths of the HTTP API, the ones with fewer parameters first."""
-    found = [
-        Route(
-            function=function,
-            method=str(event["Properties"]["Method"]).upper(),
-            path=str(event["Properties"]["Path"]),
-        )
-        for function, event in _events(template, "HttpApi")
-    ]
+    found: list[Route] = []
+    for name in template.resources(ROUTE):
+        resolved = template.properties(ROUTE, name, ("RouteKey", "Target"))
+        method, _, path = str(resolved["RouteKey"]).partition(" ")
+        integration = template.resource_of(str(resolved["Target"]))
+        uri = template.properties(INTEGRATION, integration, ("IntegrationUri",))["IntegrationUri"]
+        found.append(Route(function=template.resource_of(str(uri)), method=method, path=path))
     return sorted(found, key=lambda route: route.path.count("{"))
 
 

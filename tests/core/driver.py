@@ -118,7 +118,7 @@ class World:
     postponed: int | None = None
     ids: Iterator[int] = field(default_factory=lambda: count(1))
 
-    # -- what a user and the operators do --------------------------------------------
+    # -- what a user and the operators do ---------------------------------------------
 
     def start(self, *, incarnation: str = "abcd1234") -> Started:
         """Start the saga ``s1``."""
@@ -151,7 +151,7 @@ class World:
         (instance,) = self.store._sagas.values()
         return instance
 
-    # -- what the queues do ---------------------------------------------------------
+    # -- what the queues do -----------------------------------------------------------
 
     def delivery(self) -> Delivery:
         """A delivery to a worker that has all its time."""
@@ -170,13 +170,11 @@ class World:
         envelope = min(self.queue, key=lambda e: e.visible_at)
         self.now = max(self.now, envelope.visible_at)
         envelope.received += 1
-        self.postponed = None
-        decision = self.run(self.working(envelope.message))
+        decision = self._handled(self.working(envelope.message))
         if decision.acknowledge:
             self.queue.remove(envelope)
             return decision
-        delay = self.postponed if self.postponed is not None else VISIBILITY_MS
-        envelope.visible_at = self.now + delay
+        envelope.visible_at = self._back_at()
         if envelope.received == DELIVERIES:
             self.queue.remove(envelope)
             self.dead.append(Envelope(envelope.visible_at, envelope.message))
@@ -186,17 +184,23 @@ class World:
         """Wait for the next dead letter and have it decided on."""
         envelope = min(self.dead, key=lambda e: e.visible_at)
         self.now = max(self.now, envelope.visible_at)
-        self.postponed = None
-        decision = self.run(self.reviving(envelope.message))
+        decision = self._handled(self.reviving(envelope.message))
         if decision.acknowledge:
             self.dead.remove(envelope)
         else:
-            envelope.visible_at = self.now + (self.postponed or VISIBILITY_MS)
+            envelope.visible_at = self._back_at()
         return decision
+
+    def _handled(self, turn: Turn[Decision]) -> Decision:
+        self.postponed = None
+        return self.run(turn)
+
+    def _back_at(self) -> int:
+        return self.now + (VISIBILITY_MS if self.postponed is None else self.postponed)
 
     def drain(self, limit: int = 200) -> list[Decision]:
         """Deliver until the queues are empty."""
-        decisions = []
+        decisions: list[Decision] = []
         while self.queue or self.dead:
             assert len(decisions) < limit, "messages circulate"
             decisions.append(self.deliver() if self.queue else self.bury())
@@ -205,7 +209,9 @@ class World:
     def message(self, *, epoch: int | None = None) -> WorkMessage:
         """A message of the saga's current work item, or of another."""
         i = self.saga
-        return WorkMessage(i.key, i.lane.epoch if epoch is None else epoch, i.definition, "test", "x")
+        return WorkMessage(
+            i.key, i.lane.epoch if epoch is None else epoch, i.definition, "test", "x"
+        )
 
     # -- performing effects -----------------------------------------------------------
 
@@ -292,4 +298,3 @@ class World:
                 return self.store.mark_swept(before, after)
             case _:
                 raise AssertionError(effect)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Unpack, TypedDict
+from typing import TypedDict, Unpack
 
 from saga_core.definition import Handler, OnCompensationFailure, SagaDefinition, StepDefinition
 from saga_core.errors import IllegalEventError
@@ -46,7 +46,6 @@ class StepOptions(TypedDict, total=False):
 class SagaOptions(TypedDict, total=False):
     """What a test may say about a saga."""
 
-    name: str
     version: str
     timeout: timedelta
     context_type: type | None
@@ -64,10 +63,12 @@ def step(name: str, **options: Unpack[StepOptions]) -> StepDefinition:
     return StepDefinition(name=name, execute=Handler.of(nothing), compensate=undo, **options)
 
 
-def saga(*steps: str | StepDefinition, **options: Unpack[SagaOptions]) -> SagaDefinition:
+def saga(
+    *steps: str | StepDefinition, name: str = "order", **options: Unpack[SagaOptions]
+) -> SagaDefinition:
     """A saga of these steps."""
     built = tuple(step(s) if isinstance(s, str) else s for s in steps)
-    return SagaDefinition(**{"name": "order", **options}, steps=built)
+    return SagaDefinition(name=name, steps=built, **options)
 
 
 def new(definition: SagaDefinition, *, at: int = T0, saga_id: str = "s1") -> SagaInstance:
@@ -95,7 +96,7 @@ class Walk:
     def __post_init__(self) -> None:
         self.i = new(self.definition, at=self.now)
 
-    # -- what happens -------------------------------------------------------------
+    # -- what happens -----------------------------------------------------------------
 
     def event(self, event: Event) -> Walk:
         """Apply an event that must move the saga."""
@@ -129,7 +130,7 @@ class Walk:
         self.now = max(self.now, self.i.lane.due_at)
         return self
 
-    # -- events, as they would come -----------------------------------------------
+    # -- events, as they would come ---------------------------------------------------
 
     @property
     def holder(self) -> str:
@@ -169,9 +170,7 @@ class Walk:
 
     def failing(self, *, fatal: bool = False, jitter: float = 1.0) -> StepFailed:
         """The report of a known failure."""
-        return StepFailed(
-            claim_id=self.holder, error=BOOM, fatal=fatal, jitter=jitter, at=self.now
-        )
+        return StepFailed(claim_id=self.holder, error=BOOM, fatal=fatal, jitter=jitter, at=self.now)
 
     def doubt(self, *, final: bool = False, jitter: float = 1.0) -> Walk:
         """The step may have happened."""
@@ -182,9 +181,7 @@ class Walk:
 
     def undone(self, context: str | None = "{}") -> Walk:
         """The compensation happened."""
-        return self.event(
-            CompensationSucceeded(claim_id=self.holder, context=context, at=self.now)
-        )
+        return self.event(CompensationSucceeded(claim_id=self.holder, context=context, at=self.now))
 
     def undo_fails(self, *, fatal: bool = False, jitter: float = 1.0) -> Walk:
         """The compensation did not happen."""
@@ -245,7 +242,7 @@ class Walk:
             self.dead_letter()
         return self
 
-    # -- what a test looks at -------------------------------------------------------
+    # -- what a test looks at ---------------------------------------------------------
 
     @property
     def codes(self) -> str:

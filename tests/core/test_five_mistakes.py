@@ -22,14 +22,20 @@ from tests.core.inprocess import Context, HandClock, Journal, Killed, RecordingS
 STEPS = ("a", "b", "c", "d")
 
 
-def chain(journal: Journal, *, failing: str | None = None, bad_undo: str | None = None) -> SagaOrchestrator:
+def chain(
+    journal: Journal, *, failing: str | None = None, bad_undo: str | None = None
+) -> SagaOrchestrator:
     """Four steps, of which one may fail, and one may not be undone."""
     builder = SagaOrchestrator.builder("chain").store(RecordingStore())
     builder.environment(HandClock().environment())
     for name in STEPS:
-        execute = journal.fails(f"do {name}", ValueError("no")) if name == failing else journal.does(name)
+        execute = (
+            journal.fails(f"do {name}", ValueError("no")) if name == failing else journal.does(name)
+        )
         undo = (
-            journal.fails(f"undo {name}", Fatal("stuck")) if name == bad_undo else journal.undoes(name)
+            journal.fails(f"undo {name}", Fatal("stuck"))
+            if name == bad_undo
+            else journal.undoes(name)
         )
         builder.step(name, execute, undo)
     return builder.build()
@@ -44,7 +50,7 @@ def last(saga: SagaOrchestrator) -> SagaInstance:
     return saved(saga)[-1]
 
 
-# -- 1 ------------------------------------------------------------------------------
+# -- 1 -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failing", STEPS)
@@ -56,7 +62,7 @@ def test_compensation_runs_from_the_newest_step_to_the_oldest(failing):
     assert journal.lines == forward + [f"undo {name}" for name in reversed(ran)]
 
 
-# -- 2 ------------------------------------------------------------------------------
+# -- 2 -------------------------------------------------------------------------------
 
 
 def test_every_step_is_saved_before_the_next_one_starts():
@@ -129,7 +135,7 @@ def test_a_process_that_takes_over_does_not_repeat_the_steps_that_were_done():
     assert journal.lines == ["do a", "do b", "do b", "do c"]
 
 
-# -- 3 ------------------------------------------------------------------------------
+# -- 3 -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failing", STEPS)
@@ -151,7 +157,7 @@ def test_a_step_that_is_known_to_have_failed_is_not_compensated():
     assert last(saga).step_results[2].status is StepStatus.FAILED
 
 
-# -- 4 ------------------------------------------------------------------------------
+# -- 4 -------------------------------------------------------------------------------
 
 
 def test_a_compensation_that_fails_is_raised_and_names_what_stands():
@@ -187,7 +193,7 @@ def test_resume_goes_on_at_the_compensation_that_failed():
     assert journal.lines[-3:] == ["undo b", "undo b", "undo a"]
 
 
-# -- 5 ------------------------------------------------------------------------------
+# -- 5 -------------------------------------------------------------------------------
 
 
 def test_a_saga_whose_steps_all_happened_is_completed():

@@ -63,6 +63,7 @@ from tests.core.driver import AMBIGUOUS, STEP_MS, THROTTLED, WORKER_MS, World, p
 from tests.core.sagas import BOOM, HOUR, LEASE, MINUTE, SECOND, T0, Walk, new, saga, step
 
 D = saga("a", "b")
+SENT, NOT_SENT = True, False  # what the queue says
 LOST_ANSWER = Unavailable(AMBIGUOUS, T0)
 DOWN = Unavailable(THROTTLED, T0)
 TOO_LARGE = TooLarge(ItemTooLargeError("s1", 400_000, 358_400), T0)
@@ -117,31 +118,31 @@ def kinds(effects) -> list[str]:
     return [type(e).__name__ for e in effects]
 
 
-# -- start ------------------------------------------------------------------------------
+# -- start ---------------------------------------------------------------------------
 
 
 def test_a_start_stores_the_saga_and_then_announces_it():
     fresh = new(D)
     stored = replace(fresh, version=1)
-    effects, started = play(start(fresh, ends_at=T0 + WORKER_MS), Written(stored), True)
+    effects, started = play(start(fresh, ends_at=T0 + WORKER_MS), Written(stored), SENT)
     assert effects == [Create(fresh), Send(stored, 0, "start")]
     assert (started.result, started.instance, started.announced) == (
         Starting.CREATED,
         stored,
-        True,
+        SENT,
     )
 
 
 def test_a_start_whose_announcement_fails_is_a_start_all_the_same():
     fresh = new(D)
-    _, started = play(start(fresh, ends_at=T0 + WORKER_MS), Written(fresh), False)
+    _, started = play(start(fresh, ends_at=T0 + WORKER_MS), Written(fresh), NOT_SENT)
     assert (started.result, started.announced) == (Starting.CREATED, False)
 
 
 def test_a_repeated_start_finds_the_saga_that_exists_and_announces_it_again():
     fresh = new(D)
     theirs = replace(fresh, incarnation="other", version=1)
-    effects, started = play(start(fresh, ends_at=T0 + WORKER_MS), Refused(theirs), True)
+    effects, started = play(start(fresh, ends_at=T0 + WORKER_MS), Refused(theirs), SENT)
     assert effects[1] == Send(theirs, 0, "start")
     assert (started.result, started.instance) == (Starting.EXISTED, theirs)
 
@@ -161,7 +162,7 @@ def test_a_repeated_start_of_a_saga_that_has_moved_announces_nothing(moved):
     assert (started.result, started.instance, started.announced) == (
         Starting.EXISTED,
         theirs,
-        True,
+        SENT,
     )
 
 
@@ -188,7 +189,7 @@ def test_a_start_whose_answer_was_lost_is_repeated_and_recognises_itself():
     fresh = new(D)
     stored = replace(fresh, version=1)
     effects, started = play(
-        start(fresh, ends_at=T0 + WORKER_MS), LOST_ANSWER, T0 + 50, Refused(stored), True
+        start(fresh, ends_at=T0 + WORKER_MS), LOST_ANSWER, T0 + 50, Refused(stored), SENT
     )
     assert effects == [
         Create(fresh),
@@ -208,18 +209,16 @@ def test_a_lost_answer_is_asked_for_again_only_while_time_remains():
     assert started.result is Starting.UNAVAILABLE
 
 
-# -- work: the good path ----------------------------------------------------------------
+# -- work: the good path -------------------------------------------------------------
 
 
 def test_one_move_is_claim_call_commit_send():
     walk = Walk(D)
     effects, decision = play(
-        working(walk, jitter=0.9), claim_it(walk), done('{"x":1}', T0 + 7), commit_it, True
+        working(walk, jitter=0.9), claim_it(walk), done('{"x":1}', T0 + 7), commit_it, SENT
     )
     assert kinds(effects) == ["Claim", "Call", "Commit", "Send"]
-    assert effects[0] == Claim(
-        KEY, 1, D.ref, "d1", T0, T0 + WORKER_MS + LEASE_MARGIN_MS
-    )
+    assert effects[0] == Claim(KEY, 1, D.ref, "d1", T0, T0 + WORKER_MS + LEASE_MARGIN_MS)
     after = decision.after
     assert after is not None
     assert effects[3] == Send(after, 0, "step")
@@ -288,7 +287,7 @@ def test_the_next_attempt_is_announced_with_the_pause_that_the_policy_asks_for()
     policy = RetryPolicy(max_attempts=2, base=timedelta(seconds=10))
     walk = Walk(saga(step("a", retry=policy)))
     failed = Ended(Failed(BOOM), T0 + SECOND, 0.5)
-    effects, decision = play(working(walk), claim_it(walk), failed, commit_it, True)
+    effects, decision = play(working(walk), claim_it(walk), failed, commit_it, SENT)
     assert decision.after is not None
     assert effects[3] == Send(decision.after, 5 * SECOND, "step")
 
@@ -296,9 +295,7 @@ def test_the_next_attempt_is_announced_with_the_pause_that_the_policy_asks_for()
 def test_a_pause_that_the_queue_cannot_hold_sends_nothing():
     policy = RetryPolicy(max_attempts=2, base=timedelta(hours=2), cap=timedelta(hours=2))
     walk = Walk(saga(step("a", retry=policy), timeout=timedelta(days=1)))
-    effects, decision = play(
-        working(walk), claim_it(walk), Ended(Failed(BOOM), T0, 0.5), commit_it
-    )
+    effects, decision = play(working(walk), claim_it(walk), Ended(Failed(BOOM), T0, 0.5), commit_it)
     assert kinds(effects) == ["Claim", "Call", "Commit"]
     assert decision.verdict is Verdict.COMMITTED
     assert decision.after is not None
@@ -332,7 +329,7 @@ def test_a_pause_that_the_queue_cannot_hold_sends_nothing():
 def test_an_outcome_going_forward_becomes_an_event_of_its_own(outcome, event):
     walk = Walk(saga("z", step("a", retry=RetryPolicy(max_attempts=5)), "b")).claim().done()
     ended = Ended(outcome, T0 + 1, 0.25)
-    _, decision = play(working(walk), claim_it(walk), ended, commit_it, True)
+    _, decision = play(working(walk), claim_it(walk), ended, commit_it, SENT)
     assert decision.event == event
 
 
@@ -353,9 +350,7 @@ def test_an_outcome_going_forward_becomes_an_event_of_its_own(outcome, event):
 )
 def test_an_outcome_going_back_becomes_an_event_of_its_own(outcome, event):
     walk = Walk(saga("a", "b", "c")).claim().done().claim().done().claim().fail()
-    _, decision = play(
-        working(walk), claim_it(walk), Ended(outcome, T0 + 1, 0.25), commit_it, True
-    )
+    _, decision = play(working(walk), claim_it(walk), Ended(outcome, T0 + 1, 0.25), commit_it, SENT)
     assert decision.event == event
 
 
@@ -382,7 +377,7 @@ def test_an_attempt_that_may_not_call_is_settled_without_a_call():
     assert decision.after.state is SagaState.COMPENSATED
 
 
-# -- work: before the claim --------------------------------------------------------------
+# -- work: before the claim ----------------------------------------------------------
 
 
 def test_without_the_definition_nothing_is_touched_and_the_message_comes_back():
@@ -406,11 +401,11 @@ def test_without_the_time_for_a_step_nothing_is_touched_and_the_message_comes_ba
 def test_just_the_time_for_a_step_is_enough():
     walk = Walk(D)
     enough = delivery(time_left=STEP_MS + STEP_MARGIN_MS)
-    _, decision = play(work(message(walk), enough, D), claim_it(walk), done(), commit_it, True)
+    _, decision = play(work(message(walk), enough, D), claim_it(walk), done(), commit_it, SENT)
     assert decision.verdict is Verdict.COMMITTED
 
 
-# -- work: every row of W1 ----------------------------------------------------------------
+# -- work: every row of W1 -----------------------------------------------------------
 
 
 def test_a_message_of_a_saga_that_is_gone_is_acknowledged():
@@ -423,7 +418,7 @@ def test_a_message_of_a_saga_that_is_gone_is_acknowledged():
 def test_a_claim_whose_answer_was_lost_below_is_recognised_and_the_attempt_made():
     walk = Walk(D)
     walk.event(walk.claiming("d1"))
-    effects, decision = play(working(walk), Refused(walk.i), done(), commit_it, True)
+    effects, decision = play(working(walk), Refused(walk.i), done(), commit_it, SENT)
     assert kinds(effects) == ["Claim", "Call", "Commit", "Send"]
     assert decision.verdict is Verdict.COMMITTED
     assert decision.recognised == 1
@@ -437,7 +432,7 @@ def test_a_claim_whose_answer_was_lost_here_is_repeated_with_the_same_id():
         return Refused(walk.event(walk.claiming("d1")).i)
 
     effects, decision = play(
-        working(walk), LOST_ANSWER, T0 + 50, already_mine, done(), commit_it, True
+        working(walk), LOST_ANSWER, T0 + 50, already_mine, done(), commit_it, SENT
     )
     assert kinds(effects) == ["Claim", "Pause", "Claim", "Call", "Commit", "Send"]
     assert effects[0] == effects[2]
@@ -487,9 +482,7 @@ def test_a_claim_with_a_lapsed_lease_still_counts_as_claimed_for_an_older_messag
 
 def test_a_message_of_an_older_item_announces_the_current_one_that_nobody_has():
     walk = Walk(D).claim().done()
-    effects, decision = play(
-        working(walk, epoch=1), Refused(walk.i), Written(walk.i), True
-    )
+    effects, decision = play(working(walk, epoch=1), Refused(walk.i), Written(walk.i), SENT)
     assert effects[1:] == [Redispatch(walk.i, "d1", walk.now), Send(walk.i, 0, "redispatch")]
     assert decision.verdict is Verdict.REDISPATCHED
     assert decision.acknowledge
@@ -499,7 +492,7 @@ def test_a_message_of_an_older_item_announces_the_current_one_that_nobody_has():
 def test_a_message_of_another_definition_is_an_older_message():
     walk = Walk(D)
     other = message(walk, definition="order@0#0123456789abcdef")
-    effects, decision = play(work(other, delivery(), D), Refused(walk.i), Written(walk.i), True)
+    effects, decision = play(work(other, delivery(), D), Refused(walk.i), Written(walk.i), SENT)
     assert kinds(effects) == ["Claim", "Redispatch", "Send"]
     assert decision.verdict is Verdict.REDISPATCHED
 
@@ -566,7 +559,7 @@ def test_a_store_that_grants_a_claim_it_could_not_is_not_believed(rests):
     assert not decision.acknowledge
 
 
-# -- work: the re-dispatch guard ------------------------------------------------------------
+# -- work: the re-dispatch guard -----------------------------------------------------
 
 
 def stale() -> Walk:
@@ -587,7 +580,7 @@ def test_the_guard_that_another_message_holds_is_not_even_asked_for():
 def test_the_guard_opens_again_after_a_minute():
     walk = stale()
     nudged = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("d0", walk.now - NUDGE_MS)))
-    _, decision = play(working(walk, epoch=1), Refused(nudged), Written(nudged), True)
+    _, decision = play(working(walk, epoch=1), Refused(nudged), Written(nudged), SENT)
     assert decision.verdict is Verdict.REDISPATCHED
 
 
@@ -611,7 +604,7 @@ def test_a_guard_that_cannot_be_had_at_all_postpones_too(gone):
 def test_the_winner_whose_answer_was_lost_recognises_its_guard():
     walk = stale()
     mine = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("d1", walk.now)))
-    effects, decision = play(working(walk, epoch=1), Refused(walk.i), Refused(mine), True)
+    effects, decision = play(working(walk, epoch=1), Refused(walk.i), Refused(mine), SENT)
     assert kinds(effects) == ["Claim", "Redispatch", "Send"]
     assert decision.verdict is Verdict.REDISPATCHED
 
@@ -628,7 +621,7 @@ def test_a_guard_that_the_store_does_not_answer_for_leaves_the_message_in_place(
 
 def test_a_surplus_message_that_the_queue_refuses_leaves_the_message_in_place():
     walk = stale()
-    _, decision = play(working(walk, epoch=1), Refused(walk.i), Written(walk.i), False)
+    _, decision = play(working(walk, epoch=1), Refused(walk.i), Written(walk.i), NOT_SENT)
     assert decision.verdict is Verdict.SEND_FAILED
     assert not decision.acknowledge
     assert decision.before == walk.i
@@ -637,7 +630,7 @@ def test_a_surplus_message_that_the_queue_refuses_leaves_the_message_in_place():
 def test_a_surplus_message_is_sent_with_the_delay_that_is_left():
     walk = stale()
     later = replace(walk.i, lane=replace(walk.i.lane, due_at=walk.now + 7 * SECOND))
-    effects, _ = play(working(walk, epoch=1), Refused(later), Written(later), True)
+    effects, _ = play(working(walk, epoch=1), Refused(later), Written(later), SENT)
     assert effects[2] == Send(later, 7 * SECOND, "redispatch")
 
 
@@ -650,7 +643,7 @@ def test_no_surplus_message_is_sent_for_a_long_timer():
     assert decision.acknowledge
 
 
-# -- work: the commit -------------------------------------------------------------------------
+# -- work: the commit ----------------------------------------------------------------
 
 
 def test_a_commit_whose_answer_was_lost_below_is_recognised():
@@ -659,7 +652,7 @@ def test_a_commit_whose_answer_was_lost_below_is_recognised():
     def mine(effect: Commit) -> Refused:
         return Refused(commit_it(effect).instance)
 
-    effects, decision = play(working(walk), claim_it(walk), done(), mine, True)
+    effects, decision = play(working(walk), claim_it(walk), done(), mine, SENT)
     assert kinds(effects) == ["Claim", "Call", "Commit", "Send"]
     assert decision.verdict is Verdict.COMMITTED
     assert decision.recognised == 1
@@ -674,7 +667,7 @@ def test_a_commit_whose_answer_was_lost_here_is_repeated_and_recognised():
         return Refused(commit_it(effect).instance)
 
     effects, decision = play(
-        working(walk), claim_it(walk), done(), LOST_ANSWER, T0 + 50, mine, True
+        working(walk), claim_it(walk), done(), LOST_ANSWER, T0 + 50, mine, SENT
     )
     assert kinds(effects) == ["Claim", "Call", "Commit", "Pause", "Commit", "Send"]
     assert effects[2] == effects[4]
@@ -689,14 +682,14 @@ def test_both_writes_of_a_move_may_be_recognised():
     def mine(effect: Commit) -> Refused:
         return Refused(commit_it(effect).instance)
 
-    _, decision = play(working(walk), Refused(walk.i), done(), mine, True)
+    _, decision = play(working(walk), Refused(walk.i), done(), mine, SENT)
     assert decision.recognised == 2
 
 
 def test_a_throttled_commit_is_repeated_while_time_remains():
     walk = Walk(D)
     effects, decision = play(
-        working(walk), claim_it(walk), done(), DOWN, T0 + 50, DOWN, T0 + 100, commit_it, True
+        working(walk), claim_it(walk), done(), DOWN, T0 + 50, DOWN, T0 + 100, commit_it, SENT
     )
     assert kinds(effects).count("Commit") == 3
     assert decision.verdict is Verdict.COMMITTED
@@ -707,9 +700,7 @@ def test_a_throttled_commit_is_repeated_while_time_remains():
 def test_a_commit_that_finds_no_time_is_given_up_and_the_message_comes_back(reply):
     walk = Walk(D)
     ends = T0 + WORKER_MS - COMMIT_MARGIN_MS
-    effects, decision = play(
-        working(walk), claim_it(walk), done(), reply, ends - 1, reply, ends
-    )
+    effects, decision = play(working(walk), claim_it(walk), done(), reply, ends - 1, reply, ends)
     assert kinds(effects) == ["Claim", "Call", "Commit", "Pause", "Commit", "Pause"]
     assert decision.verdict is Verdict.STORE_UNAVAILABLE
     assert not decision.acknowledge
@@ -734,7 +725,7 @@ def test_a_cancel_that_came_in_meanwhile_is_decided_on_with_the_result():
         cancelled_meanwhile(walk),
         T0 + 50,
         commit_it,
-        True,
+        SENT,
     )
     assert kinds(effects) == ["Claim", "Call", "Commit", "Pause", "Commit", "Send"]
     assert effects[3] == Pause(RETRY_PAUSE_MS)
@@ -785,7 +776,7 @@ def test_a_holder_that_was_fenced_off_by_a_new_holder_keeps_its_message():
     assert isinstance(decision.event, StepSucceeded)
 
 
-def test_a_holder_whose_work_item_was_settled_by_another_drops_its_message():
+def test_a_holder_whose_work_item_was_settled_but_not_announced_keeps_its_message():
     walk = Walk(D)
 
     def settled(_: Commit) -> Refused:
@@ -793,6 +784,35 @@ def test_a_holder_whose_work_item_was_settled_by_another_drops_its_message():
         return Refused(walk.done().i)
 
     _, decision = play(working(walk), claim_it(walk), done(), settled)
+    assert decision.verdict is Verdict.FENCED
+    assert not decision.acknowledge  # whoever settled it may have died before its send
+
+
+def test_a_holder_whose_successor_is_at_the_next_work_item_drops_its_message():
+    walk = Walk(D)
+
+    def settled(_: Commit) -> Refused:
+        walk.lose().event(walk.claiming("d2"))
+        return Refused(walk.done().claim().i)
+
+    _, decision = play(working(walk), claim_it(walk), done(), settled)
+    assert decision.verdict is Verdict.FENCED
+    assert decision.acknowledge
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "stopped"])
+def test_a_holder_whose_saga_rests_drops_its_message(ended):
+    walk = Walk(saga("a"))
+
+    def rests(_: Commit) -> Refused:
+        walk.lose()
+        if ended:
+            walk.event(walk.claiming("d2")).done()
+        else:
+            walk.stall()
+        return Refused(walk.i)
+
+    _, decision = play(working(walk), claim_it(walk), done(), rests)
     assert decision.verdict is Verdict.FENCED
     assert decision.acknowledge
 
@@ -819,7 +839,7 @@ def test_a_holder_that_was_taken_over_and_lost_its_lease_is_fenced_off():
 def test_a_context_that_does_not_fit_makes_the_step_doubtful_and_rolls_back():
     walk = Walk(saga(step("a", retry=RetryPolicy(max_attempts=5)), "b"))
     effects, decision = play(
-        working(walk), claim_it(walk), done('"huge"'), TOO_LARGE, T0 + 50, commit_it, True
+        working(walk), claim_it(walk), done('"huge"'), TOO_LARGE, T0 + 50, commit_it, SENT
     )
     assert kinds(effects) == ["Claim", "Call", "Commit", "Pause", "Commit", "Send"]
     assert isinstance(decision.event, StepInDoubt)
@@ -836,9 +856,7 @@ def test_a_context_that_does_not_fit_makes_the_step_doubtful_and_rolls_back():
 
 def test_a_compensations_context_that_does_not_fit_leaves_the_old_one_and_the_step_undone():
     walk = Walk(saga("a", "b")).claim().done('{"x":1}').claim().fail()
-    _, decision = play(
-        working(walk), claim_it(walk), done('"huge"'), TOO_LARGE, T0 + 50, commit_it
-    )
+    _, decision = play(working(walk), claim_it(walk), done('"huge"'), TOO_LARGE, T0 + 50, commit_it)
     assert decision.event == CompensationSucceeded(claim_id="d1", context=None, at=T0)
     assert decision.after is not None
     assert decision.after.state is SagaState.COMPENSATED
@@ -859,7 +877,7 @@ def test_a_failure_that_does_not_fit_is_still_that_failure(back):
 
 def test_a_move_whose_announcement_fails_is_committed_but_not_acknowledged():
     walk = Walk(D)
-    _, decision = play(working(walk), claim_it(walk), done(), commit_it, False)
+    _, decision = play(working(walk), claim_it(walk), done(), commit_it, NOT_SENT)
     assert decision.verdict is Verdict.SEND_FAILED
     assert not decision.acknowledge
     assert decision.after is not None
@@ -867,7 +885,7 @@ def test_a_move_whose_announcement_fails_is_committed_but_not_acknowledged():
     assert decision.action == Execute("a", 1)
 
 
-# -- revive: the dead letters -------------------------------------------------------------------
+# -- revive: the dead letters --------------------------------------------------------
 
 
 def reviving(walk: Walk, *, epoch: int | None = None, deployed: bool = True, jitter: float = 0.0):
@@ -879,7 +897,7 @@ def reviving(walk: Walk, *, epoch: int | None = None, deployed: bool = True, jit
 
 def test_a_dead_letter_of_the_current_item_comes_back_with_a_delay():
     walk = Walk(D)
-    effects, decision = play(reviving(walk), walk.i, record_it, True)
+    effects, decision = play(reviving(walk), walk.i, record_it, SENT)
     assert kinds(effects) == ["Find", "Record", "Send"]
     assert effects[0] == Find(KEY, T0)
     recorded = effects[1]
@@ -958,7 +976,7 @@ def test_a_dead_letter_of_an_older_item_is_dropped_while_the_current_one_is_clai
 
 def test_a_dead_letter_of_an_older_item_announces_the_current_one_under_the_guard():
     walk = stale()
-    effects, decision = play(reviving(walk, epoch=1), walk.i, Written(walk.i), True)
+    effects, decision = play(reviving(walk, epoch=1), walk.i, Written(walk.i), SENT)
     assert effects[1:] == [Redispatch(walk.i, "d1", walk.now), Send(walk.i, 0, "redispatch")]
     assert decision.verdict is Verdict.REDISPATCHED
 
@@ -966,7 +984,7 @@ def test_a_dead_letter_of_an_older_item_announces_the_current_one_under_the_guar
 def test_a_dead_letter_of_a_saga_that_waits_spends_nothing():
     walk = Walk(D)
     walk.i = replace(walk.i, lane=replace(walk.i.lane, due_at=T0 + MINUTE))
-    effects, decision = play(reviving(walk), walk.i, Written(walk.i), True)
+    effects, decision = play(reviving(walk), walk.i, Written(walk.i), SENT)
     assert effects[1:] == [Redispatch(walk.i, "d1", T0), Send(walk.i, MINUTE, "redispatch")]
     assert decision.acknowledge
 
@@ -974,9 +992,7 @@ def test_a_dead_letter_of_a_saga_that_waits_spends_nothing():
 def test_a_dead_letter_that_loses_the_guard_stays_where_it_is():
     walk = stale()
     taken = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("d2", walk.now)))
-    effects, decision = play(
-        reviving(walk, epoch=1, jitter=0.5), walk.i, Refused(taken), None
-    )
+    effects, decision = play(reviving(walk, epoch=1, jitter=0.5), walk.i, Refused(taken), None)
     assert effects[2] == Postpone(SUPPRESSED_MS + SPREAD_MS // 2)
     assert decision.verdict is Verdict.SUPPRESSED
     assert not decision.acknowledge
@@ -1002,7 +1018,7 @@ def test_a_dead_letter_whose_own_record_is_found_sends_all_the_same():
     def mine(effect: Record) -> Refused:
         return Refused(effect.after)
 
-    effects, decision = play(reviving(walk), walk.i, mine, True)
+    effects, decision = play(reviving(walk), walk.i, mine, SENT)
     sent = effects[2]
     assert isinstance(sent, Send)
     assert sent.instance.stalls == 1
@@ -1034,13 +1050,13 @@ def test_a_dead_letter_whose_record_is_not_answered_stays_where_it_is(reply):
 
 def test_a_dead_letter_whose_send_fails_stays_where_it_is():
     walk = Walk(D)
-    _, decision = play(reviving(walk), walk.i, record_it, False)
+    _, decision = play(reviving(walk), walk.i, record_it, NOT_SENT)
     assert decision.verdict is Verdict.SEND_FAILED
     assert not decision.acknowledge
     assert decision.before == walk.i
 
 
-# -- sweep ------------------------------------------------------------------------------------
+# -- sweep ---------------------------------------------------------------------------
 
 
 def sweeping(walk: Walk):
@@ -1051,7 +1067,7 @@ def sweeping(walk: Walk):
 
 def test_the_sweeper_sends_first_and_writes_then():
     walk = Walk(D)
-    effects, decision = play(sweeping(walk), walk.i, True, Written(walk.i))
+    effects, decision = play(sweeping(walk), walk.i, SENT, Written(walk.i))
     assert effects == [
         Find(KEY, walk.now),
         Send(walk.i, 0, "sweep"),
@@ -1068,7 +1084,7 @@ def test_the_sweeper_sends_nothing_for_a_saga_that_is_being_worked_on(held):
     turn = sweeping(walk)
     until = walk.now if held else walk.now - 1
     walk.i = replace(walk.i, lane=replace(walk.i.lane, lease=Lease("c1", until)))
-    replies = () if held else (True,)
+    replies = () if held else (SENT,)
     effects, decision = play(turn, walk.i, *replies, Written(walk.i))
     assert kinds(effects) == ["Find", *(["Send"] if not held else []), "MarkSwept"]
     assert decision.verdict is Verdict.SENT
@@ -1085,7 +1101,7 @@ def test_the_sweeper_sends_nothing_for_a_timer_that_no_queue_can_hold():
 
 def test_the_sweeper_leaves_its_mark_when_the_queue_refuses():
     walk = Walk(D)
-    effects, decision = play(sweeping(walk), walk.i, False)
+    effects, decision = play(sweeping(walk), walk.i, NOT_SENT)
     assert kinds(effects) == ["Find", "Send"]
     assert decision.verdict is Verdict.SEND_FAILED
     assert not decision.acknowledge
@@ -1094,7 +1110,7 @@ def test_the_sweeper_leaves_its_mark_when_the_queue_refuses():
 
 def test_the_sweeper_does_not_insist_on_its_mark():
     walk = Walk(D)
-    _, decision = play(sweeping(walk), walk.i, True, Refused(walk.i))
+    _, decision = play(sweeping(walk), walk.i, SENT, Refused(walk.i))
     assert decision.verdict is Verdict.SENT
 
 
@@ -1121,7 +1137,7 @@ def test_the_sweeper_comes_again_when_the_store_does_not_answer():
     assert not decision.acknowledge
 
 
-# -- request ----------------------------------------------------------------------------------
+# -- request -------------------------------------------------------------------------
 
 
 def asking(walk: Walk, event, *, deployed: bool = True):
@@ -1136,7 +1152,7 @@ def asking(walk: Walk, event, *, deployed: bool = True):
 
 def test_a_cancel_is_recorded_and_wakes_the_saga():
     walk = stale()
-    effects, answered = play(asking(walk, walk.cancelling()), walk.i, record_it, True)
+    effects, answered = play(asking(walk, walk.cancelling()), walk.i, record_it, SENT)
     assert kinds(effects) == ["Find", "Record", "Send"]
     assert effects[0] == Find(KEY, walk.now)
     recorded = effects[1]
@@ -1161,7 +1177,7 @@ def test_a_cancel_wakes_a_saga_whose_lease_has_run_out(past_the_end):
     lease = walk.i.lane.lease
     assert lease is not None
     walk.now = lease.until + past_the_end
-    sends = (True,) if past_the_end else ()
+    sends = (SENT,) if past_the_end else ()
     effects, _ = play(asking(walk, walk.cancelling()), walk.i, record_it, *sends)
     assert kinds(effects) == ["Find", "Record", *["Send"] * past_the_end]
 
@@ -1176,7 +1192,7 @@ def test_a_cancel_that_closes_the_saga_wakes_nobody():
 
 def test_a_request_is_accepted_even_if_the_queue_refuses():
     walk = stale()
-    _, answered = play(asking(walk, walk.cancelling()), walk.i, record_it, False)
+    _, answered = play(asking(walk, walk.cancelling()), walk.i, record_it, NOT_SENT)
     assert answered.answer is Answer.ACCEPTED
 
 
@@ -1227,7 +1243,7 @@ def test_a_request_whose_answer_was_lost_finds_itself_done():
         T0 + 50,
         lambda _: walk.i,
         lambda e: Written(e.instance),
-        True,
+        SENT,
     )
     assert kinds(effects) == ["Find", "Record", "Pause", "Find", "Redispatch", "Send"]
     assert answered.answer is Answer.ACCEPTED
@@ -1266,9 +1282,7 @@ def test_a_repeated_cancel_is_accepted_and_wakes_the_saga_under_the_guard(back):
     if back:
         walk.claim().withheld(Withhold.CANCELLED)
     guarded = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("r1", walk.now)))
-    effects, answered = play(
-        asking(walk, walk.cancelling()), walk.i, Written(guarded), True
-    )
+    effects, answered = play(asking(walk, walk.cancelling()), walk.i, Written(guarded), SENT)
     assert effects[1:] == [Redispatch(walk.i, "r1", walk.now), Send(guarded, 0, "request")]
     assert (answered.answer, answered.instance) == (Answer.ACCEPTED, walk.i)
     assert answered.reason is None
@@ -1313,7 +1327,7 @@ def test_a_cancel_that_comes_too_late_is_refused_with_the_rule(state):
 
 def test_a_resume_of_a_failed_saga_wakes_it():
     walk = Walk(D).stall()
-    effects, answered = play(asking(walk, walk.resuming()), walk.i, record_it, True)
+    effects, answered = play(asking(walk, walk.resuming()), walk.i, record_it, SENT)
     assert kinds(effects) == ["Find", "Record", "Send"]
     assert answered.answer is Answer.ACCEPTED
     assert answered.instance is not None
@@ -1322,7 +1336,7 @@ def test_a_resume_of_a_failed_saga_wakes_it():
 
 def test_a_resume_of_a_saga_that_moves_is_a_repeat_and_wakes_it_under_the_guard():
     walk = Walk(D)
-    effects, answered = play(asking(walk, walk.resuming()), walk.i, Written(walk.i), True)
+    effects, answered = play(asking(walk, walk.resuming()), walk.i, Written(walk.i), SENT)
     assert kinds(effects) == ["Find", "Redispatch", "Send"]
     assert answered.answer is Answer.ACCEPTED
 
@@ -1335,7 +1349,7 @@ def test_a_resume_of_a_closed_saga_is_refused():
 
 def test_a_skip_of_the_step_that_stopped_the_saga_is_recorded():
     walk = Walk(D).stall()
-    effects, answered = play(asking(walk, walk.skipping("a")), walk.i, record_it, True)
+    effects, answered = play(asking(walk, walk.skipping("a")), walk.i, record_it, SENT)
     assert kinds(effects) == ["Find", "Record", "Send"]
     assert answered.answer is Answer.ACCEPTED
 
@@ -1348,7 +1362,7 @@ def test_a_skip_of_another_step_is_refused():
 
 def test_a_repeated_skip_is_accepted():
     walk = Walk(D).stall().skip("a")
-    effects, answered = play(asking(walk, walk.skipping("a")), walk.i, Written(walk.i), True)
+    effects, answered = play(asking(walk, walk.skipping("a")), walk.i, Written(walk.i), SENT)
     assert kinds(effects) == ["Find", "Redispatch", "Send"]
     assert answered.answer is Answer.ACCEPTED
 
@@ -1360,7 +1374,7 @@ def test_a_skip_of_a_saga_that_moves_is_not_accepted_as_if_it_had_been_done():
     assert (answered.answer, answered.reason) == (Answer.REFUSED, Reason.LIVE)
 
 
-# -- all of it, in a world ----------------------------------------------------------------------
+# -- all of it, in a world -----------------------------------------------------------
 
 
 def test_a_saga_runs_to_its_end_in_two_writes_and_one_send_a_step():
@@ -1510,7 +1524,7 @@ def test_a_saga_whose_code_is_missing_fails_after_its_stalls_and_goes_on_when_it
     assert verdicts.count(Verdict.REVIVED) == 4
     assert verdicts[-1] is Verdict.STALLED
     assert set(verdicts) == {Verdict.DEFINITION_MISSING, Verdict.REVIVED, Verdict.STALLED}
-    assert world.saga.state is SagaState.FAILED
+    assert not world.saga.live
     assert world.saga.failure == StepError("DefinitionMissing", f"{D.ref} is not deployed")
     assert world.saga.hops == 0
     assert world.calls == []

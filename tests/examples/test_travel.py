@@ -35,3 +35,13 @@ def test_a_flight_in_doubt_is_cancelled_too(run, the_world):
     assert the_world.effects("flight.book") == 1
     assert the_world.effects("car.book") == 0
     assert the_world.standing() == []
+
+
+def test_a_car_in_doubt_goes_back_on_the_shelf(run, the_world):
+    for _ in range(3):
+        the_world.lose_reply("car.book", TimeoutError("no answer"))
+
+    saga = run(travel, Trip("Astoria", "LH 1", "compact"))
+
+    assert saga.state is SagaState.COMPENSATED
+    assert the_world.shelf["compact"] == 5

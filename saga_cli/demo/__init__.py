@@ -1,0 +1,1 @@
+"""``saga demo``: five sagas, told step by step as they run."""
