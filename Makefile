@@ -144,7 +144,8 @@ WHEELS = build/wheels-$(SAGA_PYTHON)-$(SAGA_PLATFORM)$(if $(SAGA_REQUIREMENTS),-
 COMPILER = $(shell for python in $(BUILD_PYTHON) python$(SAGA_PYTHON); do \
   $$python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(SAGA_PYTHON)")' 2>/dev/null \
   && echo $$python && break; done)
-COMPILE = $(if $(COMPILER),$(COMPILER) -m compileall -q --invalidation-mode unchecked-hash,:)
+# $(call compile,FOLDER): as it will lie in Lambda, so that a traceback names a file that is there.
+compile = $(if $(COMPILER),$(COMPILER) -m compileall -q --invalidation-mode unchecked-hash -s $(1) -p /var/task $(1),:)
 
 $(WHEELS)/.complete: requirements/runtime.txt $(SAGA_REQUIREMENTS)
 	rm -rf $(WHEELS)
@@ -153,14 +154,14 @@ $(WHEELS)/.complete: requirements/runtime.txt $(SAGA_REQUIREMENTS)
 	  --target $(WHEELS) $(foreach file,requirements/runtime.txt $(SAGA_REQUIREMENTS),-r $(file))
 	rm -rf $(WHEELS)/bin
 	@$(if $(COMPILER),,echo 'there is no Python $(SAGA_PYTHON) here: the zip goes without bytecode')
-	$(COMPILE) $(WHEELS)
+	$(call compile,$(WHEELS))
 	touch $@
 
 build-%: $(WHEELS)/.complete
 	mkdir -p "$(ARTIFACTS_DIR)"
 	cp -R saga_core infra handlers $(SAGA_PACKAGES) "$(ARTIFACTS_DIR)"
 	find "$(ARTIFACTS_DIR)" -name __pycache__ -type d -prune -exec rm -rf {} +
-	$(COMPILE) "$(ARTIFACTS_DIR)"
+	$(call compile,"$(ARTIFACTS_DIR)")
 	cp -R $(WHEELS)/. "$(ARTIFACTS_DIR)"
 	rm "$(ARTIFACTS_DIR)/.complete"
 

@@ -7,8 +7,17 @@ from datetime import UTC, datetime, timedelta
 from saga_core.calls import Direction
 from saga_core.instance import SagaInstance, SagaState, StepResult, Why
 from saga_core.outcome import StepError
+from saga_core.transition import Reason
 
 Json = dict[str, object]
+
+# Why a request was not carried out, for people.
+WHY_NOT = {
+    Reason.CLOSED: "The saga has ended.",
+    Reason.ROLL_BACK_STOPPED: "Its roll-back stopped at an undo: resume it, or skip that step.",
+    Reason.LIVE: "The saga moves by itself; only a FAILED one can be skipped.",
+    Reason.OTHER_STEP: "The saga did not stop at this step.",
+}
 
 
 def view(saga: SagaInstance) -> Json:

@@ -21,7 +21,7 @@ from handlers._driver import Driver
 from handlers._problems import ProblemError, problem
 from handlers._records import LambdaContext
 from handlers._starting import StartRefusedError, StartRequest, begin
-from handlers._view import summary, view
+from handlers._view import WHY_NOT, summary, view
 from saga_core.definition import SAGA_NAME
 from saga_core.errors import StoreError
 from saga_core.events import CancelRequested, Request, ResumeRequested, SkipRequested
@@ -40,13 +40,6 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 SMALL_BODY = 4_096  # bytes; no request but a start needs more
 _MAX_ACTOR = 200
 _MAX_CURSOR = 256  # characters; ours take under 120, and a reader of JSON recurses
-
-WHY_NOT = {
-    Reason.CLOSED: "The saga has ended.",
-    Reason.ROLL_BACK_STOPPED: "Its roll-back stopped at an undo: resume it, or skip that step.",
-    Reason.LIVE: "The saga moves by itself; only a FAILED one can be skipped.",
-    Reason.OTHER_STEP: "The saga did not stop at this step.",
-}
 
 
 def handle(app: Application, event: HttpEvent, context: LambdaContext) -> Json:

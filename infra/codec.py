@@ -252,9 +252,7 @@ def _decode(item: Item) -> SagaInstance:
         created_at=int(item["created_at"]["N"]),
         updated_at=int(item["updated_at"]["N"]),
         deadline_at=int(item["deadline_at"]["N"]),
-        cancel=Cancel(item["cancel"]["S"], int(item["cancel_at"]["N"]))
-        if "cancel" in item
-        else None,
+        cancel=_cancel(item),
         cause=_cause(item["cause"]["M"]) if "cause" in item else None,
         why=Why(item["why"]["S"]) if "why" in item else None,
         failure=_error_or_none(item, "failure"),

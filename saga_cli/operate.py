@@ -13,8 +13,7 @@ from typing import TypeVar
 from handlers._application import Application
 from handlers._driver import Driver
 from handlers._starting import StartRefusedError, StartRequest, begin
-from handlers._view import summary, view
-from handlers.api import WHY_NOT
+from handlers._view import WHY_NOT, summary, view
 from saga_cli.connect import connect
 from saga_cli.problems import CommandError, Exit
 from saga_cli.show import show_list, show_saga

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Protocol, cast
+from typing import Protocol
 
 
 class InvalidContextError(ValueError):
@@ -40,7 +40,8 @@ class StandardContextCodec:
         """See ContextCodec."""
         dump = getattr(context, "model_dump_json", None)
         if dump is not None:
-            return cast("str", dump())
+            text: str = dump()
+            return text
         if dataclasses.is_dataclass(context) and not isinstance(context, type):
             context = dataclasses.asdict(context)
         return json.dumps(context, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
@@ -50,7 +51,7 @@ class StandardContextCodec:
         load = getattr(context_type, "model_validate_json", None)
         if load is not None:
             return load(text)
-        value: object = json.loads(text)
+        value = json.loads(text)
         if context_type is not None and dataclasses.is_dataclass(context_type):
-            return context_type(**cast("dict[str, object]", value))
+            return context_type(**value)
         return value

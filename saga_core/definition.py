@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, TypeVar
 
 from saga_core.calls import StepCall
 from saga_core.errors import DefinitionError
@@ -33,8 +33,12 @@ DEFAULT_RETENTION = timedelta(days=30)
 # A start request may lie in the start queue (4 days) and then in its dead letters
 # (14 days). A saga forgotten sooner could be started twice under one key.
 MIN_RETENTION = timedelta(days=18)
+# Their records, each with an error, must fit into the reserve above the size budget: a saga
+# that cannot be written cannot record that it failed either.
+MAX_STEPS = 100
 HOP_SLACK = 50  # moves beyond twice the attempt budgets before the loop guard stops a saga
 
+T = TypeVar("T")
 # A user's function; its shape is checked when a step is built.
 Function: TypeAlias = Callable[..., object]  # type: ignore[explicit-any]  # of any signature
 OnCompensationFailure: TypeAlias = Literal["halt", "continue"]
@@ -224,6 +228,8 @@ def _findings(d: SagaDefinition) -> Iterator[Finding]:
 
     if not d.steps:
         yield error("SAGA001", "a saga has at least one step")
+    if len(d.steps) > MAX_STEPS:
+        yield error("SAGA011", f"{len(d.steps)} steps; at most {MAX_STEPS}")
     yield from _duplicates(d.steps)
     if not SAGA_NAME.fullmatch(d.name):
         yield error("SAGA004", f"a saga's name matches {SAGA_NAME.pattern}")
@@ -273,7 +279,10 @@ def step_from_object(
     Raises:
         DefinitionError: No name, or ``execute``, or a handler of the wrong shape.
     """
+    given = (compensatable, retry, compensation_retry, fatal_on, in_doubt_on)
     if isinstance(step, StepDefinition):
+        if any(option is not None for option in given):
+            raise DefinitionError(f"SAGA005 step {step.name} is defined; its options are in it")
         return step
     name, execute = getattr(step, "name", None), getattr(step, "execute", None)
     if not isinstance(name, str):
@@ -282,21 +291,20 @@ def step_from_object(
         raise DefinitionError(f"SAGA005 step {name} has no execute")
     compensate = getattr(step, "compensate", None)
 
-    def option(given: object, attribute: str, default: object) -> object:
-        return given if given is not None else getattr(step, attribute, default)
+    def option(value: T | None, attribute: str, default: T) -> T:
+        stated: T = getattr(step, attribute, default)
+        return stated if value is None else value
 
-    stated = cast("bool", option(compensatable, "compensatable", True))  # noqa: FBT003 - a default
+    undoable = option(compensatable, "compensatable", True)  # noqa: FBT003 - a default
     return StepDefinition(
         name=name,
         execute=Handler.of(execute),
         # An abstract base class may define an empty compensate for everybody:
         # what is stated decides, and lint SAGA006 only speaks of explicit pairs.
-        compensate=Handler.of(compensate) if compensate is not None and stated else None,
-        compensatable=stated,
-        retry=cast("RetryPolicy", option(retry, "retry", FORWARD_DEFAULT)),
-        compensation_retry=cast(
-            "RetryPolicy", option(compensation_retry, "compensation_retry", COMPENSATION_DEFAULT)
-        ),
-        fatal_on=cast("Exceptions", option(fatal_on, "fatal_on", ())),
-        in_doubt_on=cast("Exceptions", option(in_doubt_on, "in_doubt_on", ())),
+        compensate=Handler.of(compensate) if compensate is not None and undoable else None,
+        compensatable=undoable,
+        retry=option(retry, "retry", FORWARD_DEFAULT),
+        compensation_retry=option(compensation_retry, "compensation_retry", COMPENSATION_DEFAULT),
+        fatal_on=option(fatal_on, "fatal_on", ()),
+        in_doubt_on=option(in_doubt_on, "in_doubt_on", ()),
     )

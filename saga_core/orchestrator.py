@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import SystemRandom
-from typing import cast
 
 from saga_core.actions import WakeAt
 from saga_core.contexts import ContextCodec, StandardContextCodec
@@ -272,7 +271,8 @@ class _AsyncDriver:
             try:
                 effect = turn.send(reply)
             except StopIteration as stop:
-                return cast("T", stop.value)
+                result: T = stop.value
+                return result
             reply = await self._perform(effect)
 
     async def _perform(self, effect: Effect[object]) -> object:
@@ -377,6 +377,8 @@ class OrchestratorBuilder:
                 )
             )
             return self
+        if execute is not None or compensate is not None:
+            raise DefinitionError("SAGA005 functions go with a name; an object brings its own")
         self._steps.append(
             step_from_object(
                 step,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-MAX_MESSAGE = 300  # characters kept of an error's message; items are billed by size
+MAX_MESSAGE = 200  # bytes kept of an error's message; an item has room for one from each step
 
 
 class Fatal(Exception):  # noqa: N818 - reads as a verdict in a handler: `raise Fatal(...)`
@@ -32,7 +32,9 @@ class StepError:
     @classmethod
     def of(cls, error: BaseException) -> StepError:
         """The kept part of an exception."""
-        return cls(type(error).__name__, str(error)[:MAX_MESSAGE])
+        # In bytes, and free of lone surrogates, which no store could write.
+        text = str(error).encode("utf-8", "replace")[:MAX_MESSAGE].decode("utf-8", "ignore")
+        return cls(type(error).__name__, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class Verdict(StrEnum):
     LONG_TIMER = "long_timer"
     NOT_DUE = "not_due"
     SENT = "sent"
+    LEFT_ALONE = "left_alone"
     REVIVED = "revived"
     STALLED = "stalled"
     # From here on the message is not acknowledged: it comes back.
@@ -520,12 +521,11 @@ def sweep(due: DueSaga, *, at: int) -> Turn[Decision]:
     if found is None or not found.live or found.sweep_at != due.sweep_at:
         return _done(Verdict.NOT_DUE, found)  # the index lags; whoever moved it took care
     lease = found.lane.lease
-    if lease is None or lease.until < at:
-        delay = dispatch_delay(found, at)
-        if delay is not None and not (yield from Send(found, delay, "sweep")):
-            return _keep(Verdict.SEND_FAILED, found)
+    delay = dispatch_delay(found, at) if lease is None or lease.until < at else None
+    if delay is not None and not (yield from Send(found, delay, "sweep")):
+        return _keep(Verdict.SEND_FAILED, found)
     yield from MarkSwept(found, swept(found, at))
-    return _done(Verdict.SENT, found)
+    return _done(Verdict.SENT if delay is not None else Verdict.LEFT_ALONE, found)
 
 
 class Answer(StrEnum):

@@ -17,12 +17,11 @@
 (* Nor is time: whatever may run out may do so at any moment, under every      *)
 (* clock, right or wrong. docs/model.md says what is left out.                 *)
 (*******************************************************************************)
-EXTENDS Naturals, FiniteSets, TLC
+EXTENDS Naturals, FiniteSets, Bags, TLC
 
 CONSTANTS
   Steps,       \* how many steps the saga has
   Inv,         \* invocations that may run at one time
-  Copies,      \* messages that may exist at one time; TLC stops if it is too few
   Faults,      \* how many faults one history may have,
   Kinds,       \* and of which kinds (see Spend)
   Refusals,    \* how many calls a service may refuse: known failed
@@ -37,7 +36,7 @@ VARIABLES
   saga,     \* what transition.py decides on, of SagaInstance, Lane, StepRecord
   lane,     \* who may move it: the lease, the last commit, the nudge
   unmoved,  \* the invocations for which UNMOVED holds
-  msgs,     \* the messages that are not deleted
+  msgs,     \* the messages that are not deleted: a bag
   inv,      \* the invocations
   world,    \* what the services did: effects, counted, and tombstones
   late,     \* calls that are still on their way to a service
@@ -68,19 +67,21 @@ Spend(kind) == /\ kind \in Kinds /\ left.faults > 0
                /\ left' = [left EXCEPT !.faults = @ - 1]
 
 -------------------------------------------------------------------------------
-(* Messages. Delays are not kept: a delayed message may come early, too.       *)
+(* Messages, in the work queue or the dead letters. `by` are the invocations   *)
+(* that have a delivery of it. Delays are not kept: a message may come early.  *)
 
-Nowhere == [at |-> "nowhere", epoch |-> "older"]
-Held(m) == \E i \in Inv : inv[i].msg = m
-Put(ms, epoch) ==
-  LET free == {m \in 1..Copies : ms[m].at = "nowhere" /\ ~Held(m)}
-  IN  [ms EXCEPT ![Min(free)] = [at |-> "queue", epoch |-> epoch]]
+Message(epoch) == [at |-> "queue", epoch |-> epoch, by |-> {}]
+One(m) == SetToBag({m})
+Put(ms, epoch) == ms (+) One(Message(epoch))
 Sent(epoch) == \/ msgs' = Put(msgs, epoch) /\ UNCHANGED left
                \/ msgs' = Put(Put(msgs, epoch), epoch) /\ Spend("copy")
-Undeleted == {m \in 1..Copies : msgs[m].at # "nowhere"}
+
+Has(i) == {m \in BagToSet(msgs) : i \in m.by}  \* one, or none if it was deleted
+Deleted(i) == msgs (-) SetToBag(Has(i))
+Released(i) == Deleted(i) (+) SetToBag({[m EXCEPT !.by = @ \ {i}] : m \in Has(i)})
 
 Older(epoch) == IF epoch = "next" THEN "current" ELSE "older"
-Aged(ms) == [m \in 1..Copies |-> [ms[m] EXCEPT !.epoch = Older(@)]]
+Aged(ms) == BagOfAll(LAMBDA m : [m EXCEPT !.epoch = Older(@)], ms)
 Outdated(f) == [i \in Inv |-> [f[i] EXCEPT !.epoch = Older(@), !.says = Older(@)]]
 
 -------------------------------------------------------------------------------
@@ -142,12 +143,10 @@ Withhold(s) ==
 (* epoch that it `says` when it sends, the saga as it saw it (`before` in      *)
 (* _commit) and the event that its attempt came to.                            *)
 
-Idle == [pc |-> "idle", msg |-> 0, from |-> "nowhere", epoch |-> "older",
-         says |-> "older", before |-> None, event |-> None]
-Saying(i, pc, epoch) ==
-  [Idle EXCEPT !.pc = pc, !.msg = inv[i].msg, !.from = inv[i].from, !.says = epoch]
-Say(i, pc) == inv' = [inv EXCEPT ![i] = Saying(i, pc, "current")]
-ToAck(i) == inv' = [inv EXCEPT ![i] = Saying(i, "Ack", "older")]
+Idle == [pc |-> "idle", epoch |-> "older", says |-> "older", before |-> None, event |-> None]
+Saying(pc, epoch) == [Idle EXCEPT !.pc = pc, !.says = epoch]
+Say(i, pc) == inv' = [inv EXCEPT ![i] = Saying(pc, "current")]
+ToAck(i) == inv' = [inv EXCEPT ![i] = Saying("Ack", "older")]
 
 Over(i) ==
   /\ inv' = [inv EXCEPT ![i] = Idle]
@@ -155,25 +154,24 @@ Over(i) ==
                           !.last = IF @ = i THEN None ELSE @,
                           !.nudge = IF @ = i THEN None ELSE @]
   /\ unmoved' = unmoved \ {i}
-Keep(i) == Over(i)  \* _keep: not acknowledged, so the message comes back
-Done(i) == ToAck(i) /\ UNCHANGED <<lane, unmoved>>  \* _done
+Keep(i) == Over(i) /\ msgs' = Released(i)  \* _keep: it comes back
+Done(i) == ToAck(i) /\ UNCHANGED <<lane, unmoved, msgs>>  \* _done
 
 Deliver(i, m) ==  \* to the function that the queue is mapped to
-  /\ inv[i].pc = "idle" /\ msgs[m].at # "nowhere"
+  /\ inv[i].pc = "idle"
   /\ inv' = [inv EXCEPT ![i] =
-       [Idle EXCEPT !.pc = IF msgs[m].at = "queue" THEN "Claim" ELSE "Find",
-                    !.msg = m, !.from = msgs[m].at, !.epoch = msgs[m].epoch]]
-  /\ IF Held(m) THEN Spend("repeat") ELSE UNCHANGED left
-  /\ UNCHANGED <<saga, lane, unmoved, msgs, world, late, surplus>>
+       [Idle EXCEPT !.pc = IF m.at = "queue" THEN "Claim" ELSE "Find", !.epoch = m.epoch]]
+  /\ msgs' = (msgs (-) One(m)) (+) One([m EXCEPT !.by = @ \cup {i}])
+  /\ IF m.by = {} THEN UNCHANGED left ELSE Spend("repeat")
+  /\ UNCHANGED <<saga, lane, unmoved, world, late, surplus>>
 
 Send(i) ==
   /\ inv[i].pc = "Send"
   /\ Sent(inv[i].says) /\ ToAck(i)
   /\ UNCHANGED <<saga, lane, unmoved, world, late, surplus>>
 
-Ack(i) ==  \* deleted, unless it went to the dead letters in the meantime
-  /\ inv[i].pc = "Ack" /\ Over(i)
-  /\ msgs' = [msgs EXCEPT ![inv[i].msg] = IF @.at = inv[i].from THEN Nowhere ELSE @]
+Ack(i) ==
+  /\ inv[i].pc = "Ack" /\ Over(i) /\ msgs' = Deleted(i)
   /\ UNCHANGED <<saga, world, late, surplus, left>>
 
 (* Or killed, or store or queue stayed out of reach until its end. Before its  *)
@@ -182,11 +180,11 @@ Crash(i) ==
   /\ \/ inv[i].pc \in {"Call", "SendFirst", "Commit", "Send", "Ack"}
      \/ inv[i].pc = "Claim" /\ lane.lease = i
      \/ inv[i].pc = "Redispatch" /\ lane.nudge = i
-  /\ Spend("crash") /\ Over(i)
+  /\ Spend("crash") /\ Keep(i)
   /\ \/ UNCHANGED late
      \/ /\ inv[i].pc = "Call"
         /\ late' = late \cup {<<inv[i].before.idx, inv[i].before.phase>>}
-  /\ UNCHANGED <<saga, msgs, world, surplus>>
+  /\ UNCHANGED <<saga, world, surplus>>
 
 -------------------------------------------------------------------------------
 (* turn.work: claim, call, commit, announce.                                   *)
@@ -200,7 +198,7 @@ Attempt(i, s) ==  \* _attempt and next_actions, on the saga as it was claimed
                        ![i].event = IF why = "no" THEN None ELSE why]
 
 Surplus(i) ==  \* _redispatch, until its write
-  IF saga.due = "long" THEN Done(i) ELSE Say(i, "Redispatch") /\ UNCHANGED <<lane, unmoved>>
+  IF saga.due = "long" THEN Done(i) ELSE Say(i, "Redispatch") /\ UNCHANGED <<lane, unmoved, msgs>>
 
 (* _refused. The branches stand in the order of the checks of `refusal`.       *)
 Refused(i) ==
@@ -220,14 +218,14 @@ Claim(i) ==
         /\ lane.lease = None \/ lane.over          \* UNCLAIMED_OR_ABANDONED
      THEN /\ saga' = [saga EXCEPT !.tries = @ + 1]
           /\ lane' = [lane EXCEPT !.lease = i, !.over = FALSE]
-          /\ unmoved' = {i}
+          /\ unmoved' = {i} /\ UNCHANGED msgs
           /\ \/ Attempt(i, saga') /\ UNCHANGED left
              \/ Spend("answer") /\ UNCHANGED inv   \* _write says it again
      ELSE /\ UNCHANGED <<saga, left>>
           /\ IF lane.lease = i                     \* OWN_CLAIM
-             THEN Attempt(i, saga) /\ unmoved' = unmoved \cup {i} /\ UNCHANGED lane
+             THEN Attempt(i, saga) /\ unmoved' = unmoved \cup {i} /\ UNCHANGED <<lane, msgs>>
              ELSE Refused(i)
-  /\ UNCHANGED <<msgs, world, late, surplus>>
+  /\ UNCHANGED <<world, late, surplus>>
 
 (* A service, when a call arrives. A repeat has no effect, for it comes with   *)
 (* the same key; an undo of what never happened leaves a tombstone, which      *)
@@ -265,7 +263,7 @@ Commit(i) ==
              /\ i \in unmoved \/ Broken = "CommitWithoutVer"        \* UNMOVED
       again == mine \/ (Broken = "CommitWithoutLease" /\ Live(saga)
                         /\ saga.phase = inv[i].before.phase)
-      kept == IF Broken = "AckBeforeSend" THEN [msgs EXCEPT ![inv[i].msg] = Nowhere] ELSE msgs
+      kept == IF Broken = "AckBeforeSend" THEN Deleted(i) ELSE msgs
   IN
   /\ inv[i].pc = "Commit"
   /\ IF may THEN                                                    \* _committed
@@ -275,16 +273,16 @@ Commit(i) ==
                      nudge |-> None, recent |-> FALSE]
          /\ unmoved' = {} /\ surplus' = 0
          /\ \/ /\ EpochMoves(kept, [inv EXCEPT ![i] =
-                    IF Announcing(s) THEN Saying(i, "Send", "next")
-                                     ELSE Saying(i, "Ack", "older")])
+                    IF Announcing(s) THEN Saying("Send", "next") ELSE Saying("Ack", "older")])
                /\ UNCHANGED left
             \/ EpochMoves(kept, inv) /\ Spend("answer")             \* _write says it again
-     ELSE /\ UNCHANGED <<saga, msgs, surplus, left>>
-          /\ IF lane.last = i /\ Broken # "OwnCommitUnrecognised" THEN
-               IF Announcing(saga) THEN Say(i, "Send") /\ UNCHANGED <<lane, unmoved>> ELSE Done(i)
+     ELSE /\ UNCHANGED <<saga, surplus, left>>
+          /\ IF lane.last = i THEN
+               IF Announcing(saga) THEN Say(i, "Send") /\ UNCHANGED <<lane, unmoved, msgs>>
+                                   ELSE Done(i)
              ELSE IF again THEN  \* only the version moved: decide again from what is true now
                /\ inv' = [inv EXCEPT ![i].before = saga]
-               /\ unmoved' = unmoved \cup {i} /\ UNCHANGED lane
+               /\ unmoved' = unmoved \cup {i} /\ UNCHANGED <<lane, msgs>>
              ELSE IF Broken = "FencedAck" /\ inv[i].epoch # "current" THEN Done(i)
              ELSE Keep(i)                                           \* _fenced
   /\ UNCHANGED <<world, late>>
@@ -304,12 +302,12 @@ Redispatch(i) ==
           /\ surplus' = surplus + 1
           /\ \/ inv' = [inv EXCEPT ![i].pc = "Send"] /\ UNCHANGED left
              \/ UNCHANGED inv /\ Spend("answer")           \* the client says it again
-          /\ UNCHANGED unmoved
+          /\ UNCHANGED <<unmoved, msgs>>
      ELSE /\ IF lane.nudge = i
-             THEN inv' = [inv EXCEPT ![i].pc = "Send"] /\ UNCHANGED <<lane, unmoved>>
+             THEN inv' = [inv EXCEPT ![i].pc = "Send"] /\ UNCHANGED <<lane, unmoved, msgs>>
              ELSE IF Broken = "GuardLosersAck" THEN Done(i) ELSE Keep(i)
           /\ UNCHANGED <<surplus, left>>
-  /\ UNCHANGED <<saga, msgs, world, late>>
+  /\ UNCHANGED <<saga, world, late>>
 
 -------------------------------------------------------------------------------
 (* turn.revive. Find and Record are one action: the record is refused if the   *)
@@ -320,7 +318,7 @@ Find(i) ==
   LET stall == [saga EXCEPT !.stalls = @ + 1] IN
   /\ inv[i].pc = "Find"
   /\ IF Broken = "DeadLettersBlind" /\ Live(saga) THEN
-       /\ surplus' = surplus + 1 /\ Say(i, "Send") /\ UNCHANGED <<saga, lane, unmoved>>
+       /\ surplus' = surplus + 1 /\ Say(i, "Send") /\ UNCHANGED <<saga, lane, unmoved, msgs>>
      ELSE IF ~Live(saga) THEN Done(i) /\ UNCHANGED <<saga, surplus>>
      ELSE IF (lane.lease # None /\ ~lane.over) \/ lane.recent THEN  \* LEASED, NUDGED
        /\ IF Broken = "DeadLettersDropped" THEN Done(i) ELSE Keep(i)
@@ -332,12 +330,12 @@ Find(i) ==
      ELSE IF stall.stalls >= MaxStalls THEN
        /\ saga' = Parked(stall)
        /\ lane' = [lane EXCEPT !.lease = None, !.over = FALSE, !.nudge = None, !.recent = FALSE]
-       /\ unmoved' = {} /\ surplus' = 0 /\ ToAck(i)
+       /\ unmoved' = {} /\ surplus' = 0 /\ ToAck(i) /\ UNCHANGED msgs
      ELSE
        /\ saga' = [stall EXCEPT !.due = "later"]
        /\ lane' = [lane EXCEPT !.nudge = i, !.recent = TRUE]
-       /\ unmoved' = {} /\ surplus' = surplus + 1 /\ Say(i, "Send")
-  /\ UNCHANGED <<msgs, world, late, left>>
+       /\ unmoved' = {} /\ surplus' = surplus + 1 /\ Say(i, "Send") /\ UNCHANGED msgs
+  /\ UNCHANGED <<world, late, left>>
 
 -------------------------------------------------------------------------------
 (* turn.request. Write and announcement are one action, or the announcement is *)
@@ -411,21 +409,21 @@ LateLands ==
   /\ \E r \in late : world' = Landed(world, r[1], r[2]) /\ late' = late \ {r}
   /\ UNCHANGED <<saga, lane, unmoved, msgs, inv, surplus, left>>
 
-Redrive(m) ==  \* to the dead letters: maxReceiveCount is reached
-  /\ msgs[m].at = "queue" /\ Spend("dead")
-  /\ msgs' = [msgs EXCEPT ![m].at = "dead"]
+Redrive(m) ==  \* to the dead letters: maxReceiveCount is reached; older handles are void
+  /\ m.at = "queue" /\ Spend("dead")
+  /\ msgs' = (msgs (-) One(m)) (+) One([m EXCEPT !.at = "dead", !.by = {}])
   /\ UNCHANGED <<saga, lane, unmoved, inv, world, late, surplus>>
 
 Lose(m) ==
-  /\ Sweeper /\ msgs[m].at # "nowhere" /\ Spend("lose")
-  /\ msgs' = [msgs EXCEPT ![m] = Nowhere]
+  /\ Sweeper /\ Spend("lose")
+  /\ msgs' = msgs (-) One(m)
   /\ UNCHANGED <<saga, lane, unmoved, inv, world, late, surplus>>
 
 Sweep ==  \* turn.sweep: `sweep_at` comes round, sooner or later, while a saga is live
   /\ Sweeper /\ Live(saga) /\ saga.due # "long"
   /\ lane.lease = None \/ lane.over
   /\ msgs' = Put(msgs, "current")
-  /\ IF Undeleted = {} THEN UNCHANGED left ELSE Spend("sweep")
+  /\ IF msgs = EmptyBag THEN UNCHANGED left ELSE Spend("sweep")
   /\ UNCHANGED <<saga, lane, unmoved, inv, world, late, surplus>>
 
 -------------------------------------------------------------------------------
@@ -441,25 +439,27 @@ Init ==  \* turn.start: stored, then announced; the announcement may be lost, or
   /\ \E n \in 0..2 :
        /\ n = 0 => Sweeper
        /\ n = 2 => "copy" \in Kinds
-       /\ msgs = [m \in 1..Copies |-> IF m <= n THEN [at |-> "queue", epoch |-> "current"]
-                                                 ELSE Nowhere]
+       /\ msgs = IF n = 0 THEN EmptyBag ELSE Message("current") :> n
        /\ left = [faults |-> IF n = 1 THEN Faults ELSE Faults - 1,
                   refusals |-> Refusals, requests |-> Requests]
 
 Step(i) == \/ Claim(i) \/ Call(i) \/ Commit(i) \/ Send(i) \/ Ack(i)
            \/ Redispatch(i) \/ Find(i) \/ SendFirst(i)
 
-Next == \/ \E i \in Inv : Step(i) \/ Crash(i) \/ \E m \in 1..Copies : Deliver(i, m)
+Next == \/ \E i \in Inv : Step(i) \/ Crash(i)
+        \/ \E m \in BagToSet(msgs) : Redrive(m) \/ Lose(m) \/ \E i \in Inv : Deliver(i, m)
         \/ Cancel \/ Resume \/ Repeat
         \/ LeaseRunsOut \/ GuardReopens \/ DueComes \/ LateLands \/ Sweep
-        \/ \E m \in 1..Copies : Redrive(m) \/ Lose(m)
 
 Spec == Init /\ [][Next]_vars
 
-Delivered(m) == \E i \in Inv : Deliver(i, m) /\ UNCHANGED left
+Delivered(at, epoch) ==
+  LET m == [at |-> at, epoch |-> epoch, by |-> {}]
+  IN  m \in BagToSet(msgs) /\ \E i \in Inv : Deliver(i, m)
 FairSpec == /\ Spec
             /\ \A i \in Inv : WF_vars(Step(i))
-            /\ \A m \in 1..Copies : SF_vars(Delivered(m))
+            /\ \A at \in {"queue", "dead"}, epoch \in {"current", "older"} :
+                 SF_vars(Delivered(at, epoch))
             /\ WF_vars(LeaseRunsOut /\ UNCHANGED left) /\ WF_vars(GuardReopens)
             /\ WF_vars(DueComes) /\ WF_vars(Sweep /\ UNCHANGED left)
 
@@ -489,15 +489,16 @@ NoCallOnceTurned ==  \* S9, second half: what is claimed later does not go forwa
 
 Token ==  \* L2: while it is live and the sweeper is off, something will come back
   Live(saga) /\ ~Sweeper =>
-    \/ \E m \in Undeleted : msgs[m].epoch = "current"
-    \/ lane.lease = None /\ Undeleted # {}
+    \/ \E m \in BagToSet(msgs) : m.epoch = "current"
+    \/ lane.lease = None /\ msgs # EmptyBag
 
 OneSurplusAMinute ==  \* S11
   surplus <= 1
 
 FewMessages ==  \* S11: without faults and requests there is one
-  Cardinality(Undeleted \ {inv[i].msg : i \in {j \in Inv : inv[j].pc = "Ack"}})
-    <= 1 + (Faults - left.faults) + (Requests - left.requests)
+  LET going == {m \in BagToSet(msgs) : \E i \in m.by : inv[i].pc = "Ack"}
+  IN  BagCardinality(msgs) - Cardinality(going)
+        <= 1 + (Faults - left.faults) + (Requests - left.requests)
 
 ClosedIsFinal ==  \* S4
   [][Closed(saga) => saga' = saga]_vars
@@ -508,15 +509,5 @@ HolderCommits ==  \* S6, S7
 Ends ==  \* L1: it ends, or stops for a person, once faults and requests do
   <>[](~Live(saga))
 
-(* Invocations are interchangeable, and so are messages: what tells two of     *)
-(* them apart is who holds them, not their numbers. TLC explores one of each.  *)
 Symmetry == Permutations(Inv)
-View ==
-  LET held == {inv[i].msg : i \in Inv}
-      waiting == Undeleted \ held
-      count(at, epoch) == Cardinality({m \in waiting : msgs[m] = [at |-> at, epoch |-> epoch]})
-      holding(i) == [inv[i] EXCEPT !.msg =
-        IF @ = 0 THEN None ELSE <<msgs[@], {j \in Inv : inv[j].msg = inv[i].msg}>>]
-  IN  <<saga, lane, unmoved, world, late, surplus, left, [i \in Inv |-> holding(i)],
-        [at \in {"queue", "dead"} |-> [e \in {"older", "current", "next"} |-> count(at, e)]]>>
 ===============================================================================

@@ -129,8 +129,7 @@ def _worker(line: LogLine, _invocation: Invocation) -> Told:
         yield "worker", *_attempt(fields)
         if fields["from"] != fields["to"]:
             yield "saga", str(fields["to"]), _STATES.get(str(fields["to"]), Tone.PLAIN)
-        return
-    if decision == "definition_missing":
+    elif decision == "definition_missing":
         yield "worker", "no such saga in this code: the message goes back", Tone.ODD
     else:
         yield "worker", _SURPLUS.get(str(decision), str(decision)), Tone.FAINT

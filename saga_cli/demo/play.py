@@ -63,14 +63,13 @@ def _play(scenario: Scenario, number: int, stack: LocalStack, view_: View) -> Re
 
     began_ms = stack.clock.now_ms()
     stage = Stage(scenario.name, stack, Narrator(stack, world, tell, began_ms), look)
-    view_.scenario(number, scenario)
-    try:
-        saga_id = scenario.play(stage)
-        saga = stack.saga(saga_id)
-        result.saga = view(saga)
-        stage.check(f"the saga is {scenario.ends_as.value}", saga.state is scenario.ends_as)
-    except Exception as exc:  # noqa: BLE001 - one scenario that breaks must not hide the others
-        stage.check(f"the scenario can be played: {type(exc).__name__}: {exc}", passed=False)
+    with view_.scenario(number, scenario):
+        try:
+            saga = stack.saga(scenario.play(stage))
+            result.saga = view(saga)
+            stage.check(f"the saga is {scenario.ends_as.value}", saga.state is scenario.ends_as)
+        except Exception as exc:  # noqa: BLE001 - one that breaks must not hide the others
+            stage.check(f"the scenario can be played: {type(exc).__name__}: {exc}", passed=False)
     result.checks = stage.checks
     result.virtual_ms = stack.clock.now_ms() - began_ms
     view_.result(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
 
 from rich.console import Console
@@ -31,8 +32,8 @@ class View(Protocol):
     def begin(self) -> None:
         """The stack stands."""
 
-    def scenario(self, number: int, scenario: Scenario) -> None:
-        """A scenario begins."""
+    def scenario(self, number: int, scenario: Scenario) -> AbstractContextManager[object]:
+        """A scenario begins; it plays for as long as the block runs."""
 
     def line(self, line: Line) -> None:
         """Something happened."""
@@ -56,8 +57,13 @@ class JsonView(View):
     def begin(self) -> None:
         """See View."""
 
-    def scenario(self, number: int, scenario: Scenario) -> None:
+    def scenario(
+        self,
+        number: int,  # noqa: ARG002 - its port
+        scenario: Scenario,  # noqa: ARG002 - its port
+    ) -> AbstractContextManager[object]:
         """See View."""
+        return nullcontext()
 
     def line(self, line: Line) -> None:
         """See View."""
@@ -91,9 +97,10 @@ class PlainView(View):
         """See View."""
         print(textwrap.fill(OPENING, 96))
 
-    def scenario(self, number: int, scenario: Scenario) -> None:
+    def scenario(self, number: int, scenario: Scenario) -> AbstractContextManager[object]:
         """See View."""
         print(f"\n{number}. {scenario.title}\n   {scenario.play.__doc__}\n")
+        return nullcontext()
 
     def line(self, line: Line) -> None:
         """See View."""
@@ -174,7 +181,7 @@ class RichView(View):
         """See View."""
         self._console.print(Text(OPENING, style="dim"))
 
-    def scenario(self, number: int, scenario: Scenario) -> None:
+    def scenario(self, number: int, scenario: Scenario) -> AbstractContextManager[object]:
         """See View."""
         title = Text.assemble((f"{number} ", "bold cyan"), (scenario.title, "bold"))
         self._console.print()
@@ -182,7 +189,7 @@ class RichView(View):
         self._console.print(Text(f"{scenario.play.__doc__}\n", style="dim"))
         self._strip = Text("")
         self._live = Live(self._strip, console=self._console, transient=True)
-        self._live.start()
+        return self._live
 
     def line(self, line: Line) -> None:
         """See View."""
@@ -214,8 +221,6 @@ class RichView(View):
 
     def result(self, result: Result) -> None:
         """See View."""
-        if self._live is not None:
-            self._live.stop()
         self._console.print()
         self._console.print(self._strip)
         for check in result.checks:

@@ -201,7 +201,7 @@ class LocalStack:
         raise TimeoutError(f"not quiet after {within}")
 
     def quiet(self) -> bool:
-        """Nothing will happen but the schedules' ticks."""
+        """No message is on its way, and no saga of the default tenant moves by itself."""
         if any(self._messages(queue) for queue in self.pump.queues):
             return False
         page = self.app.store.page(

@@ -27,6 +27,7 @@ from tests.contracts.sagas import (
 from tests.fakes.clock import T0
 
 EVERY = frozenset(SagaState)
+OPEN = frozenset({SagaState.CREATED, SagaState.RUNNING})  # a fifth of the queries
 TRAVEL = definition("travel")
 
 BRING = {
@@ -43,7 +44,7 @@ def page(
     under_test: StoreUnderTest,
     *,
     tenant: str = "default",
-    states: frozenset[SagaState] = EVERY,
+    states: frozenset[SagaState] = OPEN,
     name: str | None = None,
     cursor: str | None = None,
     limit: int = 100,
@@ -76,7 +77,7 @@ def seed(under_test: StoreUnderTest, count: int) -> list[SagaInstance]:
 
 
 def test_no_sagas_are_one_empty_page(under_test):
-    assert page(under_test) == Page((), None)
+    assert page(under_test, states=EVERY) == Page((), None)
 
 
 def test_a_page_is_newest_first(under_test):
@@ -156,16 +157,16 @@ def test_what_is_over_is_not_listed(under_test):
     old = under_test.seed(at_version(completed(new("old")), 7))
     assert old.expires_at is not None
     under_test.seed(at_version(new("young", at=T0 + 1), 1))
-    assert ids(under_test, now=old.expires_at) == ["young", "old"]
-    assert ids(under_test, now=old.expires_at + 1) == ["young"]
+    assert ids(under_test, states=EVERY, now=old.expires_at) == ["young", "old"]
+    assert ids(under_test, states=EVERY, now=old.expires_at + 1) == ["young"]
 
 
 def test_a_saga_that_moves_between_two_pages_is_not_lost(under_test):
     sagas = seed(under_test, 6)
-    first = page(under_test, limit=3)
+    first = page(under_test, states=EVERY, limit=3)
     for saga in sagas:
         under_test.seed(completed(saga))
-    rest = page(under_test, limit=3, cursor=first.cursor)
+    rest = page(under_test, states=EVERY, limit=3, cursor=first.cursor)
     assert [i.id for i in first.instances + rest.instances] == [s.id for s in sagas]
 
 

@@ -39,6 +39,7 @@ def test_decorated_functions_become_the_steps_in_order():
     assert first.compensate.takes_call
     assert (second.compensatable, second.compensate) == (False, None)
     assert second.execute.takes_call
+    assert second.compensation_retry == COMPENSATION_DEFAULT
 
 
 def test_a_decorated_function_is_still_the_function():

@@ -409,6 +409,22 @@ def test_a_step_definition_is_a_step_already():
     assert step_from_object(built) is built
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"compensatable": False},
+        {"retry": TWICE},
+        {"compensation_retry": TWICE},
+        {"fatal_on": ()},
+        {"in_doubt_on": ()},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_the_options_of_a_step_definition_are_in_it(option):
+    with pytest.raises(DefinitionError, match=r"^SAGA005 step a is defined; its options are in it"):
+        step_from_object(step("a"), **option)
+
+
 def test_an_object_without_name_or_execute_is_no_step():
     class Nameless:
         name = 7
@@ -423,3 +439,10 @@ def test_an_object_without_name_or_execute_is_no_step():
         step_from_object(object())
     with pytest.raises(DefinitionError, match=r"^SAGA005 step idle has no execute$"):
         step_from_object(Idle())
+
+
+def test_a_saga_has_at_most_a_hundred_steps():
+    steps = tuple(step(f"s{n}") for n in range(101))
+    SagaDefinition(name="wide", steps=steps[:100])
+    with pytest.raises(DefinitionError, match="SAGA011 101 steps; at most 100"):
+        SagaDefinition(name="wide", steps=steps)

@@ -177,7 +177,7 @@ def test_a_long_complaint_about_a_context_is_cut():
             raise ValueError("x" * 1000)
 
     outcome = both(lambda ctx: Talkative(), context_type=object)
-    assert outcome == InDoubt(StepError("ContextNotSerialisable", "x" * 300), final=True)
+    assert outcome == InDoubt(StepError("ContextNotSerialisable", "x" * 200), final=True)
 
 
 def test_a_returned_context_has_the_declared_type_or_that_of_the_old_one():

@@ -320,6 +320,15 @@ def test_a_page_shows_a_tenants_sagas_newest_first():
     assert ids_of(five()) == (["s5", "s4", "s3", "s2", "s1"], None)
 
 
+def test_sagas_of_one_moment_stand_on_a_page_by_their_ids():
+    store = InMemorySagaStore()
+    for saga_id in ("b", "c", "a"):
+        stored(store, new(D, saga_id=saga_id))
+    first, cursor = ids_of(store, limit=1)
+    assert first == ["c"]
+    assert ids_of(store, cursor=cursor) == (["b", "a"], None)
+
+
 def test_pages_follow_each_other_and_only_the_last_has_no_cursor():
     store = five()
     one, cursor = ids_of(store, limit=2)

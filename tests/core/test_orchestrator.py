@@ -450,6 +450,22 @@ def test_a_pause_between_attempts_is_slept_in_looks_of_a_second():
     assert clock.now == T0 + 2500
 
 
+def test_a_pause_that_is_over_by_the_time_one_looks_is_not_slept():
+    clock = HandClock()
+    builder = named(clock=clock).step(
+        "a", Journal().fails("do a", ValueError("no")), nothing, retry=TWICE
+    )
+    saga = builder.build()
+
+    def passing() -> int:
+        clock.now += 3 * SECOND
+        return clock.now
+
+    saga.environment = replace(saga.environment, now_ms=passing)
+    asyncio.run(saga.start({}))
+    assert clock.slept == [0.0]
+
+
 # -- the process dies ----------------------------------------------------------------
 
 
@@ -1126,6 +1142,11 @@ def test_the_builder_overrides_what_an_object_says_of_itself():
 def test_the_builder_refuses_a_step_without_execute_and_a_saga_without_steps():
     with pytest.raises(DefinitionError, match="SAGA005 step a has no execute"):
         SagaOrchestrator.builder("order").step("a")
+    alone = r"^SAGA005 functions go with a name; an object brings its own$"
+    with pytest.raises(DefinitionError, match=alone):
+        SagaOrchestrator.builder("order").step(Reserve(), execute=nothing)
+    with pytest.raises(DefinitionError, match=alone):
+        SagaOrchestrator.builder("order").step(Reserve(), compensate=nothing)
     with pytest.raises(DefinitionError, match="SAGA001"):
         SagaOrchestrator.builder("order").build()
 

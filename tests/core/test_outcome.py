@@ -158,9 +158,9 @@ def test_a_chain_that_bites_its_tail_ends():
 
 
 def test_the_kept_part_of_a_message_is_bounded():
-    assert MAX_MESSAGE == 300
-    assert StepError.of(MineError("x" * 300)) == StepError("MineError", "x" * 300)
-    assert StepError.of(MineError("x" * 301)).message == "x" * 300
+    assert MAX_MESSAGE == 200
+    assert StepError.of(MineError("x" * 200)) == StepError("MineError", "x" * 200)
+    assert StepError.of(MineError("x" * 201)).message == "x" * 200
 
 
 def test_outcomes_say_their_kind():
@@ -171,3 +171,13 @@ def test_outcomes_say_their_kind():
         "in_doubt",
     ]
     assert (Failed(error).fatal, InDoubt(error).final) == (False, False)
+
+
+def test_a_message_is_cut_in_bytes_and_never_inside_a_letter():
+    message = StepError.of(MineError("é" * 150)).message
+    assert message == "é" * 100
+    assert StepError.of(MineError("x" + "é" * 150)).message == "x" + "é" * 99
+
+
+def test_a_message_that_no_store_could_write_is_made_writable():
+    assert StepError.of(MineError("lone \ud800 half")).message == "lone ? half"

@@ -334,6 +334,12 @@ def test_the_sweeper_counts_from_the_due_time_or_the_leases_end_if_they_are_late
     assert swept(leased, T0).sweep_at == T0 + 25 * MINUTE
 
 
+def test_the_sweeper_counts_from_now_whatever_now_is():
+    assert swept(walk().i, 0).sweep_at == T0 + 5 * MINUTE
+    early = replace(walk().i, lane=Lane(due_at=0))
+    assert swept(early, 0).sweep_at == 5 * MINUTE
+
+
 def test_the_sweepers_key_moves_in_steps_of_five_minutes():
     w = walk()
     assert T0 % (5 * MINUTE) == 0
@@ -1089,6 +1095,7 @@ def test_a_step_that_is_skipped_going_forward_counts_as_done_and_is_never_undone
     assert w.i.state is SagaState.RUNNING
     assert w.i.deadline_at == w.now + 5 * MINUTE
     assert w.i.sweep_at == w.now + FIRST_SWEEP_MS
+    assert w.i.updated_at == w.now
     assert (w.i.why, w.i.stalls) == (None, 0)
     assert then(w) == Execute("c", 1)
     w.claim().fail()
@@ -1098,6 +1105,13 @@ def test_a_step_that_is_skipped_going_forward_counts_as_done_and_is_never_undone
 def test_the_step_after_a_skipped_one_started_when_it_did():
     w = walk("a", "b").claim().stall().wait(HOUR).skip("a").claim().done()
     assert w.record("b").started_at == w.now
+
+
+def test_a_step_in_doubt_that_is_skipped_is_in_doubt_no_more():
+    w = walk(step("a", retry=TWICE), "b").claim().doubt().stall()
+    assert w.record("a").doubt
+    w.skip("a")
+    assert w.record("a").doubt is False
 
 
 def test_skipping_the_last_step_completes_the_saga():

@@ -641,6 +641,7 @@ def test_no_surplus_message_is_sent_for_a_long_timer():
     assert kinds(effects) == ["Claim"]
     assert decision.verdict is Verdict.LONG_TIMER
     assert decision.acknowledge
+    assert decision.before == later
 
 
 # -- work: the commit ----------------------------------------------------------------
@@ -846,6 +847,7 @@ def test_a_context_that_does_not_fit_makes_the_step_doubtful_and_rolls_back():
     assert decision.event.final
     assert decision.event.claim_id == "d1"
     assert decision.event.at == T0
+    assert decision.event.jitter == 0.0
     assert decision.event.error.kind == "ItemTooLargeError"
     assert "400000 bytes" in decision.event.error.message
     assert decision.after is not None
@@ -1087,7 +1089,7 @@ def test_the_sweeper_sends_nothing_for_a_saga_that_is_being_worked_on(held):
     replies = () if held else (SENT,)
     effects, decision = play(turn, walk.i, *replies, Written(walk.i))
     assert kinds(effects) == ["Find", *(["Send"] if not held else []), "MarkSwept"]
-    assert decision.verdict is Verdict.SENT
+    assert decision.verdict is (Verdict.LEFT_ALONE if held else Verdict.SENT)
 
 
 def test_the_sweeper_sends_nothing_for_a_timer_that_no_queue_can_hold():
@@ -1096,7 +1098,7 @@ def test_the_sweeper_sends_nothing_for_a_timer_that_no_queue_can_hold():
     walk.i = replace(walk.i, lane=replace(walk.i.lane, due_at=walk.now + HOUR))
     effects, decision = play(turn, walk.i, Written(walk.i))
     assert kinds(effects) == ["Find", "MarkSwept"]
-    assert decision.verdict is Verdict.SENT
+    assert decision.verdict is Verdict.LEFT_ALONE
 
 
 def test_the_sweeper_leaves_its_mark_when_the_queue_refuses():

@@ -282,9 +282,9 @@ DOCUMENT = """\
 # Every transition of a two-step saga
 
 Written by `python -m tests.core.transition_table`; a test fails when it is stale. It is a walk
-through the {states:,} states that steps `a` and `b` can reach when two attempts may fail and two may
-be lost, in each direction. Times, ids and counts are left out, and states that look the same are
-one row. Where a count or the time decides, a cell has several answers.
+through the {states:,} states that steps `a` and `b` can reach when two attempts may fail and two
+may be lost, in each direction. Times, ids and counts are left out, and states that look the same
+are one row. Where a count or the time decides, a cell has several answers.
 
 Codes: `-` not started, `P` failed and to be tried again, `OK` done, `U` in doubt, `NO` did not
 happen, `C` undone, `CF` could not be undone, `SK` skipped. `?` says that an attempt of the current

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from saga_cli.local.moto_as_aws import moto_repaired
 from tests.fakes.aws import LocalAws, local_aws
-from tests.handlers.stage import Stage, on_stage
-
-Staged = Callable[..., AbstractContextManager[Stage]]
+from tests.handlers.stage import Stage, Staged, on_stage
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypedDict, Unpack
 
@@ -67,7 +68,7 @@ def returning(name: str, value: Callable[[], object]) -> StepDefinition:
 def chain(*steps: str | StepDefinition, **options: Unpack[SagaOptions]) -> SagaDefinition:
     """A saga of these steps, called ``chain``, with time for every kind of trouble."""
     built = tuple(step(s) if isinstance(s, str) else s for s in steps)
-    return SagaDefinition(**{"name": "chain", "timeout": DAY, **options}, steps=built)
+    return replace(SagaDefinition(name="chain", timeout=DAY, steps=built), **options)
 
 
 def die_at(moment: str, nth: int = 1) -> Boundary:
@@ -91,7 +92,7 @@ def _die() -> None:
     raise Killed
 
 
-# -- how it ended ------------------------------------------------------------------------
+# -- how it ended --------------------------------------------------------------------------
 
 
 def ended(stage: Stage, saga_id: str, state: SagaState) -> SagaInstance:

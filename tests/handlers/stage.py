@@ -14,7 +14,7 @@ import json
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -52,6 +52,7 @@ DECLINED: Mapping[str, object] = {**TEA, "card": "4000000000000002"}
 
 FED = ("WorkQueue", "DeadLetterQueue", "StartQueue")  # the queues that a function reads
 
+Staged = Callable[..., AbstractContextManager["Stage"]]  # makes stages, one at a time
 Boundary = Callable[[str], None]  # told of the moment before and after every call
 Lambda = Callable[[dict[str, Any], LambdaContext], Any]
 
@@ -415,12 +416,14 @@ def on_stage(
     clock, sink = HandClock(), RecordingSink()
     table, queues = aws.new_table(), aws.new_queues()
     dynamodb, sqs = WatchedClient(aws.dynamodb.wrapped), WatchedClient(aws.sqs.wrapped)
+    table_client: Any = dynamodb  # a client to all but mypy
+    queue_client: Any = sqs
     app = Application(
         clock=clock,
         store=DynamoDBSagaStore(
-            dynamodb, table, clock=clock.now_ms, new_id=clock.new_id, pause=clock.sleep_ms
+            table_client, table, clock=clock.now_ms, new_id=clock.new_id, pause=clock.sleep_ms
         ),
-        queue=SqsSender(sqs, queues["WorkQueue"]),
+        queue=SqsSender(queue_client, queues["WorkQueue"]),
         definitions=Registry(()),
         codec=PydanticContextCodec(),
         telemetry=Telemetry(sink),

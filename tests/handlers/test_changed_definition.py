@@ -9,9 +9,8 @@ import pytest
 from examples.services import world
 from saga_core.definition import SagaDefinition
 from saga_core.instance import SagaInstance, SagaState, Why
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import VISIBILITY, chain, ended, tries, waited
-from tests.handlers.stage import HOUR, MINUTE, Stage
+from tests.handlers.stage import HOUR, MINUTE, Stage, Staged
 
 OLD = chain("one", "two", "three")
 # What may be deployed instead: another shape under the same version, or another version.

@@ -13,11 +13,11 @@ from saga_core.definition import Handler, StepDefinition
 from saga_core.instance import SagaInstance, SagaState, StepStatus
 from saga_core.ports import INPUT_LIMIT, ITEM_BUDGET
 from saga_core.retry import RetryPolicy
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import chain, ended, returning, step, tries
-from tests.handlers.stage import Stage
+from tests.handlers.stage import Stage, Staged
 
-TOO_MUCH = "".join(random.Random(1).choices("0123456789abcdef" * 4, k=4 * ITEM_BUDGET))  # noqa: TID251 - text that does not compress
+# Text that does not compress.
+TOO_MUCH = "".join(random.Random(1).choices("0123456789abcdef", k=4 * ITEM_BUDGET))
 FITS = "x" * 2 * ITEM_BUDGET  # compressed
 
 

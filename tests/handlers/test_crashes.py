@@ -13,7 +13,6 @@ import pytest
 from examples.services import WorkerKilledError, world
 from saga_core.instance import SagaInstance, SagaState, StepStatus
 from tests.fakes.faults import Killed
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import (
     DECLINED,
     TEA,
@@ -27,12 +26,12 @@ from tests.handlers.sagas import (
     same_keys,
     waited,
 )
-from tests.handlers.stage import SECOND, Stage
+from tests.handlers.stage import SECOND, Stage, Staged
 
 Judge = Callable[[Stage, str], SagaInstance]
 
 
-# -- every call ----------------------------------------------------------------------
+# -- every call ----------------------------------------------------------------------------
 
 
 class KillAt:

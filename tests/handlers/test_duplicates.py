@@ -146,7 +146,7 @@ def test_a_duplicate_that_waits_for_the_holder_is_not_acknowledged(stage):
     completed_once(stage, saga_id)
 
 
-# -- a duplicate, and then the holder dies ---------------------------------------------------
+# -- a duplicate, and then the holder dies -------------------------------------------------
 
 # What an invocation has done by then: nothing, claimed, called, committed, sent.
 MOMENTS = [

@@ -15,9 +15,8 @@ from pydantic import BaseModel, Field, field_validator
 from saga_core.definition import SagaDefinition
 from saga_core.identity import encode_cursor
 from saga_core.ports import INPUT_LIMIT
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import TEA, chain, step
-from tests.handlers.stage import MINUTE, ORDER, Answer, Stage
+from tests.handlers.stage import MINUTE, ORDER, Answer, Stage, Staged
 
 CANARY = "k4n4ry"
 ID = "a" * 26
@@ -112,7 +111,7 @@ def test_a_body_in_bad_base64_is_refused(stage, body):
     nothing_happened(stage, answer)
 
 
-# -- the context ----------------------------------------------------------------------------
+# -- the context ---------------------------------------------------------------------------
 
 
 def errors(answer: Answer) -> dict[str, str]:
@@ -229,7 +228,7 @@ def test_an_answer_does_not_name_ten_thousand_fields(stage):
     assert len(long.text) < 1_000
 
 
-# -- the path -------------------------------------------------------------------------------
+# -- the path ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,7 +292,7 @@ def test_an_unknown_path_or_method_is_not_found(stage, method, path):
     problem(stage, stage.http(method, path), 404, "not-found")
 
 
-# -- the headers ----------------------------------------------------------------------------
+# -- the headers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": ""}], ids=["none", "empty"])
@@ -323,7 +322,7 @@ def test_a_key_of_printable_characters_will_do(stage, key):
     assert stage.http("POST", "/sagas/order", dict(TEA), key=key).status == 202
 
 
-# -- lists ------------------------------------------------------------------------------------
+# -- lists ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -412,7 +411,7 @@ def test_a_list_can_be_of_one_state_or_one_name(stage):
     assert listed(name="nothing") == set()
 
 
-# -- tenants -------------------------------------------------------------------------------------
+# -- tenants -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -483,7 +482,7 @@ def test_who_cancels_is_who_the_token_says(tenants):
     assert body["cause"]["by"] == "ann"
 
 
-# -- what is our own fault ---------------------------------------------------------------------
+# -- what is our own fault -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from examples.services import world
 from handlers._records import OutageError
 from saga_core.instance import SagaInstance, SagaState
 from tests.fakes.faults import Fault
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import (
     DECLINED,
     TEA,
@@ -20,11 +19,10 @@ from tests.handlers.sagas import (
     chain,
     compensated_once,
     completed_once,
-    ended,
     tries,
     waited,
 )
-from tests.handlers.stage import SECOND, Stage, nothing
+from tests.handlers.stage import SECOND, Stage, Staged, nothing
 
 DONE = [Fault.ANSWER_LOST, Fault.SERVER_ERROR_DONE, Fault.REPEATED]
 NOT_DONE = [Fault.THROTTLED, Fault.NOT_CONNECTED]
@@ -105,7 +103,7 @@ def test_one_send_that_fails_costs_one_visibility_time_out(stage, fault, nth):
     assert waited(stage) <= VISIBILITY + SECOND
 
 
-# -- a table that refuses --------------------------------------------------------------------
+# -- a table that refuses ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", NOT_DONE)
@@ -161,7 +159,7 @@ def test_a_denied_table_keeps_the_message(stage):
     completed_once(stage, saga_id)
 
 
-# -- how the poller hears of it -----------------------------------------------------------------
+# -- how the poller hears of it ------------------------------------------------------------
 
 
 @pytest.fixture

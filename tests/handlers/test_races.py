@@ -9,7 +9,6 @@ import pytest
 
 from examples.services import world
 from saga_core.instance import SagaState
-from tests.handlers.conftest import Staged
 from tests.handlers.interleaving import Interleaving, Script, every_order
 from tests.handlers.sagas import (
     VISIBILITY,
@@ -23,7 +22,7 @@ from tests.handlers.sagas import (
     tries,
     waited,
 )
-from tests.handlers.stage import MINUTE, SECOND, Batch, Stage, nothing
+from tests.handlers.stage import MINUTE, SECOND, Batch, Stage, Staged, nothing
 
 
 def both_at_once(stage: Stage, script: Script) -> None:

@@ -11,9 +11,8 @@ from saga_core.definition import SagaDefinition
 from saga_core.instance import CauseKind, SagaState, StepStatus
 from saga_core.retry import RetryPolicy
 from tests.fakes.faults import Fault
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import at, chain, completed_once, ended, step, tries, waited
-from tests.handlers.stage import HOUR, MINUTE, ORDER, SECOND, Answer, Stage, nothing
+from tests.handlers.stage import HOUR, MINUTE, ORDER, SECOND, Answer, Stage, Staged, nothing
 
 BROKEN = ServiceError("out of order")
 
@@ -29,7 +28,7 @@ def refused(answer: Answer, reason: str, state: SagaState) -> None:
     assert answer.body["detail"]
 
 
-# -- cancel ------------------------------------------------------------------------------
+# -- cancel --------------------------------------------------------------------------------
 
 
 def moments_of_an_order(staged: Staged) -> list[str]:
@@ -197,14 +196,14 @@ def test_after_the_end_a_request_is_refused_with_the_reason(stage, what):
 def test_a_request_races_a_worker_and_loses_only_what_it_must(stage):
     """It is decided anew from what is there, when somebody moved the saga in between."""
     saga_id = stage.start()
-    stage.dynamodb.before_next("update_item", lambda: stage.step())
+    stage.dynamodb.before_next("update_item", stage.step)
     assert ask(stage, saga_id, "cancel").status == 202
     stage.run_until_quiet()
     ended(stage, saga_id, SagaState.COMPENSATED)
     assert world.standing() == []
 
 
-# -- FAILED, and what gets it out ---------------------------------------------------------------
+# -- FAILED, and what gets it out ----------------------------------------------------------
 
 
 def stuck(stage: Stage) -> str:
@@ -330,7 +329,7 @@ def test_a_skip_that_names_no_step_is_refused(stage, body, problem):
     assert stage.saga(saga_id) == before
 
 
-# -- STALLED ------------------------------------------------------------------------------------
+# -- STALLED -------------------------------------------------------------------------------
 
 
 def stalled(stage: Stage) -> str:
@@ -370,7 +369,7 @@ def test_a_skip_of_a_saga_that_stalled_counts_the_step_as_done(stage):
     assert world.standing() == ["orders.create", "payments.charge", "shipping.ship"]
 
 
-# -- the deadline ---------------------------------------------------------------------------------
+# -- the deadline --------------------------------------------------------------------------
 
 
 def test_a_deadline_that_passes_rolls_the_saga_back(staged: Staged):
@@ -413,7 +412,7 @@ def test_a_deadline_leaves_a_step_that_may_have_happened_in_doubt(staged: Staged
         assert [call.operation for call in world.calls] == ["one", "two", "undo two", "undo one"]
 
 
-# -- on_compensation_failure="continue" -------------------------------------------------------------
+# -- on_compensation_failure="continue" ----------------------------------------------------
 
 
 def test_a_saga_may_undo_the_rest_first_and_then_stop(staged: Staged):

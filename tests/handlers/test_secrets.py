@@ -15,9 +15,8 @@ from saga_core.instance import SagaState
 from saga_core.outcome import OutcomeUnknown
 from saga_core.retry import RetryPolicy
 from tests.fakes.faults import Fault
-from tests.handlers.conftest import Staged
 from tests.handlers.sagas import DAY, VISIBILITY, at
-from tests.handlers.stage import Stage
+from tests.handlers.stage import Stage, Staged
 
 # One for each place where a secret comes in.
 INPUT, OUTPUT, ERROR, HEADER, KEY = (f"s3cr3t-{n}" for n in ("in", "out", "err", "head", "key"))

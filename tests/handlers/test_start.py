@@ -9,7 +9,7 @@ import pytest
 from saga_core.instance import SagaState
 from tests.fakes.faults import Fault
 from tests.handlers.sagas import TEA, at, completed_once, ended, tries, waited
-from tests.handlers.stage import MINUTE, Stage
+from tests.handlers.stage import MINUTE
 
 PATH = "/sagas/order"
 
@@ -18,7 +18,7 @@ def start_message(**more: object) -> str:
     return json.dumps({"saga": "order", "context": TEA, **more})
 
 
-# -- over HTTP -------------------------------------------------------------------------
+# -- over HTTP -----------------------------------------------------------------------------
 
 
 def test_a_start_answers_with_where_the_saga_is(stage):
@@ -90,7 +90,7 @@ def test_a_start_that_is_repeated_after_its_retention_begins_anew(stage):
     assert len(keys) == 8
 
 
-# -- what gets lost ----------------------------------------------------------------------
+# -- what gets lost ------------------------------------------------------------------------
 
 
 def test_a_start_whose_message_was_not_sent_is_accepted_and_swept_up(stage):

@@ -15,7 +15,15 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    computed_field,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from infra.contexts import PydanticContextCodec
@@ -187,6 +195,50 @@ def test_an_input_that_is_no_object_at_all_is_named_as_a_whole(text):
 
 def test_a_field_too_many_is_named():
     assert set(invalid('{"customerId":"c","more":"canary"}', Aliased)) == {"more"}
+
+
+def test_a_misspelt_field_is_named_at_every_level():
+    text = '{"notes":"canary","lines":[{"sku":"x","quantity":1,"colour":"canary"}]}'
+    assert set(invalid(text, Order)) == {"notes", "lines.0.colour"}
+
+
+@pytest.mark.parametrize("text", ["1", "[]", "null"])
+def test_an_input_without_a_declared_type_is_an_object(text):
+    with pytest.raises(InvalidContextError):
+        CODEC.accept(text, None)
+
+
+class Checked(BaseModel):
+    code: str = "x"
+    size: str = "x"
+    at: datetime = datetime(2027, 1, 15, tzinfo=UTC)
+    kind: str = "x"
+
+    @field_validator("code")
+    @classmethod
+    def known(cls, value: str) -> str:
+        if value != "x":
+            raise ValueError(f"{value} is not known")
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def small(cls, value: str) -> str:
+        assert value == "x", f"{value} is too large"
+        return value
+
+    @field_validator("kind")
+    @classmethod
+    def of_a_kind(cls, value: str) -> str:
+        if value != "x":
+            raise PydanticCustomError("of_a_kind", "{value} is no kind", {"value": value})
+        return value
+
+
+def test_what_a_validator_says_is_not_passed_on_because_it_may_quote():
+    fields = invalid('{"code":"canary","size":"canary","at":"canary","kind":"canary"}', Checked)
+    assert set(fields) == {"code", "size", "at", "kind"}
+    assert "canary" not in str(fields)
 
 
 def test_an_input_that_could_not_be_kept_is_refused():

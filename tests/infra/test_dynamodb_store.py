@@ -510,6 +510,19 @@ def resumed(i: SagaInstance) -> SagaInstance:
     return after(i, ResumeRequested(by="someone", at=T0 + 5))
 
 
+def test_an_item_whose_layout_had_other_steps_gets_them_all_anew(table, aws):
+    def stepless(item: Item) -> Item:
+        return {**item, "steps": CODEC.encode(new())["steps"]}
+
+    store = DynamoDBSagaStore(aws.dynamodb, table.table, codec=RecordCodec(upcasters={0: stepless}))
+    before = at_version(claimed(new()), 2)
+    item: Item = {**CODEC.encode(before), "v": {"N": "0"}, "steps": {"L": []}}
+    table.aws.dynamodb.wrapped.put_item(TableName=table.table, Item=item)
+    then = succeeded(before)
+    assert store.commit(before, then, claim_id="c1") == Written(at_version(then, 3))
+    assert raw(table) == CODEC.encode(at_version(then, 3))
+
+
 def test_an_item_of_an_older_layout_that_moved_is_not_rewritten(table, aged):
     seed_v0(table, at_version(claimed(new(), "b"), 5))
     before = at_version(claimed(new(), "a"), 3)

@@ -167,6 +167,29 @@ class TestConditionalWrites:
         assert code(error) == "ResourceNotFoundException"
 
 
+class TestReturnValues:
+    def test_a_write_returns_what_was_there_if_asked(self, world: World):
+        first = world.put(st={"S": "RUNNING"})
+        reply = world.update("REMOVE st", ReturnValues="ALL_OLD")
+        assert reply["Attributes"] == first
+        reply = world.table.put_item(TableName=T, Item=first, ReturnValues="ALL_OLD")
+        assert reply["Attributes"] == KEY
+
+    def test_nothing_was_there(self, world: World):
+        assert "Attributes" not in world.update("REMOVE st", ReturnValues="ALL_OLD")
+
+    def test_nothing_is_returned_unasked(self, world: World):
+        assert "Attributes" not in world.update("REMOVE st")
+
+    def test_a_put_returns_nothing_new(self, world: World):
+        with pytest.raises(ClientError, match="ValidationException"):
+            world.table.put_item(TableName=T, Item=KEY, ReturnValues="ALL_NEW")
+
+    def test_what_is_not_modelled_is_noticed(self, world: World):
+        with pytest.raises(NotImplementedError):
+            world.update("REMOVE st", ReturnValues="UPDATED_NEW")
+
+
 class TestSize:
     def test_an_item_may_be_as_large_as_the_limit_and_no_larger(self, world: World):
         room = ITEM_LIMIT - item_size(KEY) - len("ctx")
@@ -267,7 +290,18 @@ class TestReading:
 
     @pytest.mark.parametrize(
         "condition",
-        ["gs_pk = :p OR sweep_at = :n", "NOT gs_pk = :p", "gs_pk = :p AND sweep_at IN (:n)", "x ="],
+        [
+            "gs_pk = :p OR sweep_at = :n",
+            "NOT gs_pk = :p AND sweep_at = :n",
+            "gs_pk = :p AND sweep_at IN (:n)",
+            "gs_pk = :p AND sweep_at.x = :n",
+            "gs_pk = :p AND gs_pk = :n",
+            "gs_pk = :n AND sweep_at = :p",
+            "gs_pk <= :p AND sweep_at = :n",
+            "gs_pk = :p AND st = :n",
+            "sweep_at = :n AND st = :p",
+            "gs_pk = ",
+        ],
     )
     def test_what_is_no_key_condition_is_refused(self, world: World, condition: str):
         with pytest.raises(ClientError, match="ValidationException"):
@@ -277,6 +311,14 @@ class TestReading:
                 KeyConditionExpression=condition,
                 ExpressionAttributeValues={":p": {"S": "W#1"}, ":n": {"N": "1"}},
             )
+
+    def test_an_index_cannot_be_read_consistently(self, world: World):
+        with pytest.raises(ClientError, match="Consistent reads are not supported"):
+            world.query(ConsistentRead=True)
+
+    def test_a_page_has_room_for_one_at_least(self, world: World):
+        with pytest.raises(ClientError, match="ValidationException"):
+            world.query(Limit=0)
 
     def test_an_index_must_exist(self, world: World):
         with pytest.raises(ClientError, match="does not have the specified index"):

@@ -85,6 +85,7 @@ def test_the_access_log_says_who_and_how_but_not_what(stack: Stack):
     ((_, stage),) = stack.of_type("AWS::ApiGatewayV2::Stage").items()
     settings = stage["AccessLogSettings"]
     assert settings["DestinationArn"] == "${ApiAccessLogGroup.Arn}"
+    assert stack["ApiAccessLogGroup"]["LogGroupName"].startswith("/aws/vendedlogs/")
     fields = json.loads(settings["Format"])
     assert {"requestId", "routeKey", "status"} <= fields.keys()
     # ids and contexts are in the path, the query, the headers and the body

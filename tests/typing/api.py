@@ -216,8 +216,8 @@ DIRECT = SagaOrchestrator(ORDER, STORE)
 # -- what is refused -----------------------------------------------------------------------------
 
 Saga("order", on_compensation_failure="ignore")  # type: ignore[arg-type]  # no such behaviour
-Saga("order", "2")  # type: ignore[misc]  # options are keywords
+Saga("order", Order)  # type: ignore[call-arg]  # options are keywords
 order.step(retries=3)  # type: ignore[call-overload]  # no such option
-RetryPolicy(3)  # type: ignore[misc]  # the same
+RetryPolicy(3)  # type: ignore[call-arg]  # the same
 SagaOrchestrator.builder("x").timeout("30")  # type: ignore[arg-type]  # a timedelta or seconds
 reserve_stock.compensate(release_stock, retry=RetryPolicy())  # type: ignore[call-overload]  # either or
