@@ -97,7 +97,7 @@ artifact: $(DEV) ## import every handler from the built artifact
 
 # ---------------------------------------------------------------- change
 
-.PHONY: fix mutate lock sbom audit deploy clean
+.PHONY: fix mutate simulate lock sbom audit deploy clean
 fix: $(DEV) ## format, and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -106,6 +106,10 @@ mutate: $(DEV) ## mutation testing of saga_core; prints the survivors
 	rm -rf mutants
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
+
+SCHEDULES ?= 1000000
+simulate: $(DEV) ## a million random schedules, and every state of small sagas (SCHEDULES=n)
+	$(BIN)/python -m tests.schedules.long $(SCHEDULES)
 
 UV = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
      --exclude-newer '1 week' --upgrade --no-emit-index-url --no-header

@@ -1,0 +1,260 @@
+"""Proofs for authors: is *your* saga, against *your* fakes, crash-safe?
+
+    from saga_core.testing import explore, prove_rollback
+
+    def test_order_is_crash_safe():
+        assert (report := explore(order, Order(sku="tea"), world)).ok, report
+
+``world`` is your fake services: anything with ``reset()`` and ``snapshot()``.
+The snapshot is what must be equal when nothing stands: balances, reservations,
+parcels; not counters of calls, which repeats may raise.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from saga_core.authoring import Saga
+from saga_core.calls import StepCall
+from saga_core.contexts import ContextCodec, StandardContextCodec
+from saga_core.definition import Handler, SagaDefinition
+from saga_core.effects import Effect
+from saga_core.instance import SagaInstance, SagaState
+from saga_core.outcome import Fatal, OutcomeUnknown
+from saga_core.testing.simulation import (
+    Chooser,
+    Fault,
+    Profile,
+    Simulation,
+    describe,
+    faults_for,
+    wait_for,
+)
+
+_MOST_STEPS = 5_000  # of one run; a saga that needs more will not end
+
+
+class ObservableWorld(Protocol):
+    """Your fake services, as seen from outside."""
+
+    def reset(self) -> None:
+        """Nothing happened yet."""
+
+    def snapshot(self) -> object:
+        """What stands, as a value that ``==`` compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A run that left the world in a state that the saga's end does not justify.
+
+    Attributes:
+        schedule: What was done to the saga, in words.
+        end: Where it ended.
+        wrong: What is wrong about that.
+        trace: Every effect of the run, in order.
+    """
+
+    schedule: str
+    end: SagaState
+    wrong: str
+    trace: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.schedule}: {self.end}, but {self.wrong}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a proof came to. ``str`` of it is for people."""
+
+    name: str
+    runs: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing was found."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        head = f"{self.name}: {self.runs} runs, {len(self.findings)} findings"
+        lines = [f"  {n}. {f}" for n, f in enumerate(self.findings, 1)]
+        if self.findings:
+            lines += ["", "  the first of them, effect by effect:"]
+            lines += [f"  {line}" for line in self.findings[0].trace]
+        return "\n".join([head, *lines])
+
+
+class _Script(Chooser):
+    """Faults at numbered effects; no chance."""
+
+    def __init__(self, faults: dict[int, Fault]) -> None:
+        super().__init__(0, Profile())
+        self._faults = faults
+        self.effects: list[Effect[object]] = []
+
+    def pick(self, count: int) -> int:
+        """The first that can: one worker at a time."""
+        return min(count - 1, 0)
+
+    def fault(self, effect: Effect[object]) -> Fault | None:
+        """What the script says."""
+        self.effects.append(effect)
+        return self._faults.get(len(self.effects) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    saga: SagaInstance | None
+    quiet: bool
+    left: object
+    effects: list[Effect[object]]
+    trace: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Prover:
+    definition: SagaDefinition
+    context: object
+    world: ObservableWorld
+    codec: ContextCodec
+    findings: list[Finding] = field(default_factory=list)
+    runs: int = 0
+
+    def run(self, definition: SagaDefinition, faults: dict[int, Fault]) -> _Run:
+        self.world.reset()
+        self.runs += 1
+        script = _Script(faults)
+        sim = Simulation({definition.ref: definition}, script, codec=self.codec)
+        saga_id = sim.begin(definition, self.context, "explored")
+        quiet = sim.run(_MOST_STEPS)
+        saga = next((s for s in sim.sagas if s.id == saga_id), None)
+        return _Run(saga, quiet, self.world.snapshot(), script.effects, tuple(sim.trace))
+
+    def judge(
+        self, run: _Run, schedule: str, *, untouched: object, completed: object | None
+    ) -> None:
+        """Hold the world against where the saga ended."""
+        if run.saga is None:
+            if run.left != untouched:
+                raise AssertionError("a saga that was never stored has effects")
+            return
+        state = run.saga.state
+        wrong: str | None = None
+        if run.saga.live or not run.quiet:
+            wrong = "nothing will move it any more"
+        elif state is SagaState.COMPENSATED and run.left != untouched:
+            wrong = f"{_difference(untouched, run.left)} is left standing"
+        elif state is SagaState.COMPLETED and completed is not None and run.left != completed:
+            other = _difference(completed, run.left)
+            wrong = f"the world is not as after a run without faults: {other}"
+        elif state is SagaState.FAILED:
+            error = run.saga.failure
+            wrong = f"it stopped ({error.kind}: {error.message})" if error else "it stopped"
+        if wrong is not None:
+            self.findings.append(Finding(schedule, state, wrong, run.trace))
+
+    def report(self, name: str) -> Report:
+        return Report(f"{name} of {self.definition.name}", self.runs, tuple(self.findings))
+
+
+def explore(
+    saga: Saga | SagaDefinition,
+    context: object,
+    world: ObservableWorld,
+    *,
+    codec: ContextCodec | None = None,
+) -> Report:
+    """Run the saga with one fault at every place where one can happen.
+
+    Places are all effects of a run that completes, and of the roll-backs that
+    follow when each step fails in turn; the faults at each are a crash before
+    it, a crash after it, a lost answer, a refusal, a stall past the lease, and
+    a request that arrives long after its time-out.
+    """
+    prover = _prover(saga, context, world, codec)
+    prover.world.reset()
+    untouched = prover.world.snapshot()
+    plain = prover.run(prover.definition, {})
+    prover.judge(plain, "without any fault", untouched=untouched, completed=None)
+    completed = plain.left
+    variants = [("", prover.definition)]
+    variants += [
+        (f"{step.name} fails; ", _failing(prover.definition, step.name, after_effect=False))
+        for step in prover.definition.steps
+    ]
+    for label, definition in variants:
+        for number, effect in enumerate(prover.run(definition, {}).effects):
+            for fault in faults_for(effect):
+                run = prover.run(definition, {number: fault})
+                schedule = f"{label}{fault} at {describe(effect)}"
+                prover.judge(run, schedule, untouched=untouched, completed=completed)
+    return prover.report("exploration")
+
+
+def prove_rollback(
+    saga: Saga | SagaDefinition,
+    context: object,
+    world: ObservableWorld,
+    *,
+    codec: ContextCodec | None = None,
+) -> Report:
+    """Compare the world before and after the roll-back from every failing step.
+
+    Each step fails twice: before its effect, and after it with its answer lost.
+    """
+    prover = _prover(saga, context, world, codec)
+    prover.world.reset()
+    untouched = prover.world.snapshot()
+    for step in prover.definition.steps:
+        for after_effect in (False, True):
+            run = prover.run(_failing(prover.definition, step.name, after_effect=after_effect), {})
+            moment = "after its effect, its answer lost" if after_effect else "before its effect"
+            prover.judge(run, f"{step.name} fails {moment}", untouched=untouched, completed=None)
+            if run.saga is not None and run.saga.state is SagaState.COMPLETED:
+                raise AssertionError(f"{step.name} failed and the saga completed")
+    return prover.report("roll-backs")
+
+
+def _prover(
+    saga: Saga | SagaDefinition, context: object, world: ObservableWorld, codec: ContextCodec | None
+) -> _Prover:
+    definition = saga.build() if isinstance(saga, Saga) else saga
+    if definition.context_type is None:
+        definition = replace(definition, context_type=type(context))
+    return _Prover(definition, context, world, codec or StandardContextCodec())
+
+
+def _failing(definition: SagaDefinition, name: str, *, after_effect: bool) -> SagaDefinition:
+    """The saga with a step that always fails, before its effect or after it."""
+
+    def execute(ctx: object, call: StepCall) -> object:
+        if not after_effect:
+            raise Fatal("the step fails, to see the roll-back")
+        _finish(definition.step(name).execute(ctx, call))
+        raise OutcomeUnknown("the step's answer is lost, to see the roll-back")
+
+    steps = tuple(
+        replace(s, execute=Handler.of(execute)) if s.name == name else s for s in definition.steps
+    )
+    return replace(definition, steps=steps)
+
+
+def _finish(result: object) -> None:
+    if inspect.isawaitable(result):
+        wait_for(result)
+
+
+def _difference(wanted: object, found: object) -> str:
+    """What is in one and not in the other, in a few words."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        keys = [k for k in {**wanted, **found} if wanted.get(k) != found.get(k)]
+        return ", ".join(f"{k!r} ({wanted.get(k)!r} became {found.get(k)!r})" for k in keys)
+    if isinstance(wanted, list | tuple | set | frozenset) and isinstance(found, type(wanted)):
+        more = [v for v in found if v not in wanted]
+        less = [v for v in wanted if v not in found]
+        return ", ".join([*(repr(v) for v in more), *(f"no {v!r}" for v in less)])
+    return f"{wanted!r} became {found!r}"

@@ -1,0 +1,180 @@
+"""What must hold, whatever goes wrong; each by its name, with its reason.
+
+Safety is judged after every write, the end by the world: what the participants
+did, not what the orchestrator says it did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from saga_core.calls import Direction
+from saga_core.definition import SagaDefinition
+from saga_core.effects import Claim, Commit, Create, Record, Redispatch
+from saga_core.instance import CLOSED, SagaInstance, SagaState, StepCode
+from saga_core.testing.simulation import BrokenInvariantError, Simulation, Write
+from saga_core.testing.world import World
+
+
+@dataclass(slots=True)
+class Judge:
+    """Holds a run against the invariants.
+
+    Args:
+        world: What really happened.
+        definitions: By ref.
+    """
+
+    world: World
+    definitions: dict[str, SagaDefinition]
+    violations: list[BrokenInvariantError] = field(default_factory=list)
+    _claims: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    _commits: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    _turned: set[str] = field(default_factory=set)
+    _cancelled: dict[str, int] = field(default_factory=dict)
+    _spent: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def on_write(self, write: Write) -> None:
+        """Judge one write."""
+        before, after = write.before, write.after
+        if isinstance(write.effect, Create) or before is None:
+            return
+        if before.incarnation != after.incarnation:
+            return
+        self._closed_is_final(write, before, after)
+        self._counts(write, before, after)
+        self._who_may_write(write, before)
+        self._indexed(after)
+        self._one_way(before, after)
+        self._in_order(after)
+        spent = (s.name for s in after.steps if s.code is StepCode.COMPENSATION_FAILED)
+        self._spent[after.id].update(spent)
+
+    def on_call(self, saga_id: str, direction: Direction, fence: int) -> None:
+        """Judge one call of a handler, as it begins.
+
+        Kept for the end: raised here, it would pass for the handler's failure.
+        """
+        if direction is Direction.FORWARD and fence > self._cancelled.get(saga_id, fence):
+            text = f"{saga_id}: forward call {fence} after the cancel"
+            self.violations.append(BrokenInvariantError("S9", text))
+
+    def at_the_end(self, sim: Simulation) -> None:
+        """Judge the world when all is quiet."""
+        for violation in self.violations:
+            raise violation
+        for saga in sim.sagas:
+            self._world_agrees(saga)
+            self._keys(saga)
+            if saga.live:
+                raise BrokenInvariantError(
+                    "L1", f"{saga.id} is {saga.state} and nothing will move it"
+                )
+
+    # -- each write -----------------------------------------------------------------
+
+    def _closed_is_final(self, write: Write, before: SagaInstance, after: SagaInstance) -> None:
+        if before.status in CLOSED:
+            raise BrokenInvariantError(
+                "S4", f"{after.id} was {before.status}: {type(write.effect).__name__}"
+            )
+
+    def _counts(self, write: Write, before: SagaInstance, after: SagaInstance) -> None:
+        state_write = isinstance(write.effect, Claim | Commit | Record)
+        if after.version - before.version != (1 if state_write else 0):
+            raise BrokenInvariantError("S5", f"version {before.version} to {after.version}")
+        grown = after.lane.epoch - before.lane.epoch
+        if grown not in (0, 1) or (grown and not isinstance(write.effect, Commit | Record)):
+            raise BrokenInvariantError("S5", f"epoch grew by {grown}")
+
+    def _who_may_write(self, write: Write, before: SagaInstance) -> None:
+        match write.effect:
+            case Claim(epoch=epoch, claim_id=claim_id, at=at):
+                lease = before.lane.lease
+                if lease is not None and lease.until >= at:
+                    raise BrokenInvariantError("S7", f"{claim_id} claimed under a held lease")
+                self._claims[before.id, before.incarnation, epoch] += 1
+            case Commit(claim_id=claim_id, before=seen):
+                if before.lane.lease is None or before.lane.lease.id != claim_id:
+                    raise BrokenInvariantError("S6", f"{claim_id} committed without the lease")
+                if seen.version != before.version:
+                    raise BrokenInvariantError("S6", f"{claim_id} committed over a version unseen")
+                spot = (before.id, before.incarnation, before.lane.epoch)
+                self._commits[spot] += 1
+                if self._commits[spot] > 1:
+                    raise BrokenInvariantError("S7", f"two commits of work item {spot[2]}")
+            case Redispatch():
+                if before.lane.lease is not None:
+                    raise BrokenInvariantError("S11", "a surplus message under a lease")
+            case _:
+                pass
+
+    def _indexed(self, after: SagaInstance) -> None:
+        if (after.sweep_at is None) != (after.status in CLOSED):
+            raise BrokenInvariantError("S12", f"{after.status} with sweep_at {after.sweep_at}")
+        if (after.expires_at is not None) != (after.status in CLOSED):
+            raise BrokenInvariantError("S12", f"{after.status} with expires_at {after.expires_at}")
+
+    def _one_way(self, before: SagaInstance, after: SagaInstance) -> None:
+        if before.phase is Direction.COMPENSATION and after.phase is Direction.FORWARD:
+            raise BrokenInvariantError("S3", "forward again after compensation began")
+        if after.cancel is not None and before.cancel is None and after.phase is Direction.FORWARD:
+            self._cancelled[after.id] = after.version
+        if after.id in self._cancelled and after.status is SagaState.COMPLETED:
+            raise BrokenInvariantError("S9", f"{after.id} was cancelled and is COMPLETED")
+
+    def _in_order(self, after: SagaInstance) -> None:
+        """Step i+1 starts only after i is done; undos run from the newest start down."""
+        if after.phase is Direction.FORWARD and after.lane.lease is not None:
+            behind = after.steps[: after.lane.index]
+            if any(s.code not in (StepCode.DONE, StepCode.SKIPPED) for s in behind):
+                raise BrokenInvariantError("S8", f"step {after.lane.index} before an earlier one")
+        if after.phase is Direction.COMPENSATION and after.live and after.lane.lease is not None:
+            here = after.steps[after.lane.index].order or 0
+            newer = [s for s in after.steps if (s.order or 0) > here]
+            if any(
+                self._open(after, s.name)
+                for s in newer
+                if s.code in (StepCode.DONE, StepCode.UNKNOWN)
+            ):
+                raise BrokenInvariantError("S8", "an older step is undone before a newer one")
+
+    def _open(self, saga: SagaInstance, step: str) -> bool:
+        return self.definitions[saga.definition].step(step).compensatable
+
+    # -- the end ----------------------------------------------------------------------
+
+    def _world_agrees(self, saga: SagaInstance) -> None:
+        definition = self.definitions[saga.definition]
+        for step in definition.steps:
+            spot = (saga.id, step.name)
+            acts, undos = self.world.acts[spot], self.world.undos[spot]
+            if acts > 1 or undos > 1:
+                raise BrokenInvariantError("S1", f"{spot}: {acts} effects, {undos} undos")
+            if saga.status is SagaState.COMPLETED and (acts, undos) != (1, 0):
+                raise BrokenInvariantError(
+                    "S2", f"{spot}: {acts} effects, {undos} undos, COMPLETED"
+                )
+            if saga.status is SagaState.COMPENSATED and step.compensatable and acts != undos:
+                raise BrokenInvariantError(
+                    "S3", f"{spot}: {acts} effects, {undos} undos, COMPENSATED"
+                )
+            if saga.status is SagaState.FAILED and acts > undos and step.name not in saga.standing:
+                raise BrokenInvariantError("S3", f"{spot} stands and FAILED does not say so")
+        self._undone_in_order(saga)
+
+    def _undone_in_order(self, saga: SagaInstance) -> None:
+        """Undos took effect in the reverse of the order of the effects."""
+        mine = [(s, d) for i, s, d in self.world.order if i == saga.id]
+        acts = [s for s, d in mine if d is Direction.FORWARD]
+        undos = [s for s, d in mine if d is Direction.COMPENSATION]
+        # Where a spent undo is passed over, it comes last, after a person's resume.
+        ranks = [acts.index(s) for s in undos if s not in self._spent[saga.id]]
+        if ranks != sorted(ranks, reverse=True):
+            raise BrokenInvariantError("S8", f"done {acts}, undone {undos}")
+
+    def _keys(self, saga: SagaInstance) -> None:
+        for (saga_id, step, direction), keys in self.world.keys.items():
+            if saga_id == saga.id and len(keys) > 1:
+                raise BrokenInvariantError("S1", f"{step} {direction}: several keys {keys}")

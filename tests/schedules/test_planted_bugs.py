@@ -1,0 +1,15 @@
+"""A checker is worth what it finds: each rule, broken, is found by its invariant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.schedules.planted import BUGS, Bug, hunt
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
+def test_a_broken_rule_is_found(bug: Bug, tmp_path: Path) -> None:
+    found = hunt(bug, tmp_path)
+    assert found.split(" ")[0] in bug.found_by, found
