@@ -6,9 +6,11 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -65,11 +67,14 @@ def test_every_block_is_of_a_kind_that_is_tested(block: Block) -> None:
 
 
 @pytest.mark.parametrize("document", sorted({b.document for b in blocks("python")}), ids=str)
-def test_the_python_of_a_document_runs_from_top_to_bottom(document: Path) -> None:
-    namespace: dict[str, object] = {"__name__": "document"}
+def test_the_python_of_a_document_runs_from_top_to_bottom(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("a_users_module")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks("python"):
         if block.document == document:
-            exec(compile(block.text, str(block), "exec"), namespace)
+            exec(compile(block.text, str(block), "exec"), module.__dict__)
 
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=str)
