@@ -328,7 +328,7 @@ class SagaInstance:
 
     def _at(self, step: StepRecord, *, forward: bool | None = None) -> bool:
         """The saga is at this step (and going that way)."""
-        if self.status in CLOSED or self.lane.index >= len(self.steps):
+        if self.status in CLOSED:
             return False
         here = self.steps[self.lane.index].name == step.name
         return here and (forward is None or forward == (self.phase is Direction.FORWARD))

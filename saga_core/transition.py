@@ -654,7 +654,7 @@ def _left_open(i: SagaInstance, at: int) -> SagaInstance:
     if doubt:
         return _recorded(i, StepCode.UNKNOWN, at, doubt=True, error=_current(i).error)
     if i.lane.clean:
-        return _recorded(i, StepCode.NO, at, doubt=False, error=_current(i).error)
+        return _recorded(i, StepCode.NO, at, error=_current(i).error)
     return i
 
 

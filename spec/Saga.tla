@@ -213,7 +213,8 @@ Refused(i) ==
 
 Claim(i) ==
   /\ inv[i].pc = "Claim"
-  /\ IF /\ inv[i].epoch = "current" /\ Live(saga)  \* CURRENT_ITEM, LIVE
+  /\ IF /\ inv[i].epoch = "current" \/ Broken = "StaleTakesOver"  \* CURRENT_ITEM
+        /\ Live(saga)                              \* LIVE
         /\ saga.due = "now"                        \* DUE
         /\ lane.lease = None \/ lane.over          \* UNCLAIMED_OR_ABANDONED
      THEN /\ saga' = [saga EXCEPT !.tries = @ + 1]
@@ -421,7 +422,7 @@ Lose(m) ==
 
 Sweep ==  \* turn.sweep: `sweep_at` comes round, sooner or later, while a saga is live
   /\ Sweeper /\ Live(saga) /\ saga.due # "long"
-  /\ lane.lease = None \/ lane.over
+  /\ lane.lease = None \/ (lane.over /\ Broken # "LeaseHidesFromSweeper")
   /\ msgs' = Put(msgs, "current")
   /\ IF msgs = EmptyBag THEN UNCHANGED left ELSE Spend("sweep")
   /\ UNCHANGED <<saga, lane, unmoved, inv, world, late, surplus>>

@@ -610,9 +610,8 @@ class Simulation:
                 self.sends[process.id] += 1
                 self._send(message, delay_ms)
                 return True
-            case Postpone(delay_ms):
-                if process.letter is not None:
-                    process.letter.visible_at = self.now + delay_ms
+            case Postpone(delay_ms) if process.letter is not None:
+                process.letter.visible_at = self.now + delay_ms
                 return None
             case Pause(delay_ms):
                 process.wakes_at = self.now + delay_ms

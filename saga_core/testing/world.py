@@ -64,16 +64,6 @@ class World:
         self.undos[spot] += 1
         self.order.append((*spot, Direction.COMPENSATION))
 
-    def stands(self, saga_id: str) -> tuple[str, ...]:
-        """Steps of a saga whose effect stands, in the order in which it happened."""
-        return tuple(
-            step
-            for saga, step, direction in self.order
-            if saga == saga_id
-            and direction is Direction.FORWARD
-            and self.acts[saga, step] > self.undos[saga, step]
-        )
-
     def _repeated(self, call: StepCall) -> bool:
         self.keys.setdefault((call.saga_id, call.step, call.direction), set()).add(
             call.idempotency_key

@@ -217,6 +217,12 @@ def test_the_last_attempt_of_a_saga_that_has_ended_is_not_shown_as_running():
     )
 
 
+def test_a_step_that_need_not_be_undone_stays_in_doubt_when_the_saga_has_ended():
+    w = walk(step("a", compensatable=False)).claim().doubt()
+    assert w.i.state is SagaState.COMPENSATED
+    assert statuses(w) == ["IN_DOUBT"]
+
+
 def test_the_undo_of_a_step_does_not_count_for_its_forward_attempts():
     policy = RetryPolicy(max_attempts=5, base=timedelta(0))
     w = walk(step("a", compensation_retry=policy), "b").claim().done().claim().fail()

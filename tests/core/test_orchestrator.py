@@ -489,17 +489,16 @@ def test_a_kill_is_never_recorded_as_an_outcome():
 
 def test_a_task_that_is_cancelled_is_never_recorded_as_an_outcome():
     store = RecordingStore()
-    begun = asyncio.Event()
 
     async def forever(ctx: Context) -> None:
-        begun.set()
         await asyncio.Event().wait()
 
     saga = named(store=store).step("a", forever, nothing, in_doubt_on=(Exception,)).build()
 
     async def main() -> None:
         task = asyncio.create_task(saga.start({}))
-        await begun.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)  # let it begin
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -522,6 +521,7 @@ def test_resume_takes_over_at_once_and_runs_the_attempt_again_under_its_key():
         asyncio.run(saga.start({}))
     assert asyncio.run(saga.resume(only_id(saga))) is SagaState.COMPLETED
     assert clock.slept == []
+    assert [i.updated_at for i in store.history] == [T0] * 5
     assert [c.attempt for c in calls] == [1, 2]
     assert calls[0].idempotency_key == calls[1].idempotency_key
     taken_over = next(i for i in store.history[2:])
@@ -580,6 +580,7 @@ def test_resume_of_a_saga_that_has_ended_says_so(rolled_back):
     saga_id = asyncio.run(saga.start({}))
     with pytest.raises(AlreadyCompletedError) as caught:
         asyncio.run(saga.resume(saga_id))
+    assert caught.value.saga_id == saga_id
     assert caught.value.state == ("COMPENSATED" if rolled_back else "COMPLETED")
 
 
@@ -600,6 +601,7 @@ def test_resume_needs_the_definition_that_the_saga_was_started_with():
     for attempt in (other.resume, other.cancel):
         with pytest.raises(DefinitionMismatchError) as caught:
             asyncio.run(attempt(only_id(saga)))
+    assert caught.value.saga_id == only_id(saga)
     assert caught.value.wanted == saga.definition.ref
     assert caught.value.deployed == (other.definition.ref,)
     assert len(store.history) == 4
@@ -643,9 +645,10 @@ def test_with_continue_the_rest_is_undone_and_the_saga_is_failed_all_the_same():
     assert asyncio.run(saga.resume(only_id(saga))) is SagaState.COMPENSATED
 
 
-def test_a_saga_that_stalled_is_resumed_and_tells_its_state_when_it_stalls_again():
+def stalled_in_b(journal: Journal) -> SagaOrchestrator:
+    """A saga that stopped while its second step was in doubt."""
     store = RecordingStore()
-    saga = dying(Journal(), store, Killed())
+    saga = dying(journal, store, Killed())
     with pytest.raises(Killed):
         asyncio.run(saga.start({}))
     stalled = last(saga)
@@ -662,7 +665,20 @@ def test_a_saga_that_stalled_is_resumed_and_tells_its_state_when_it_stalls_again
         assert isinstance(outcome, Moved)
         stalled = asyncio.run(store.save(outcome.instance))
     assert stalled.why is Why.STALLED
-    assert asyncio.run(saga.resume(stalled.id)) is SagaState.COMPLETED
+    return saga
+
+
+def test_a_saga_that_stalled_is_resumed():
+    saga = stalled_in_b(Journal())
+    assert asyncio.run(saga.resume(only_id(saga))) is SagaState.COMPLETED
+
+
+def test_a_saga_that_stalled_is_rolled_back_by_a_cancel_and_a_resume():
+    journal = Journal()
+    saga = stalled_in_b(journal)
+    assert asyncio.run(saga.cancel(only_id(saga))) is SagaState.COMPENSATING
+    assert asyncio.run(saga.resume(only_id(saga))) is SagaState.COMPENSATED
+    assert journal.lines == ["do a", "do b", "undo b", "undo a"]
 
 
 # -- cancel --------------------------------------------------------------------------
@@ -801,8 +817,9 @@ def test_a_cancel_that_loses_every_race_gives_up():
 
     for n in range(1, 30):
         store.before_save[first + n] = touched
-    with pytest.raises(StaleInstanceError):
+    with pytest.raises(StaleInstanceError) as caught:
         asyncio.run(saga.cancel(only_id(saga)))
+    assert (caught.value.saga_id, caught.value.version) == (only_id(saga), 13)
     assert store.saves == first + 10
 
 
@@ -838,6 +855,7 @@ def test_a_cancel_of_a_saga_that_has_ended_or_stopped_is_not_allowed():
     saga_id = asyncio.run(saga.start({}))
     with pytest.raises(NotAllowedError) as caught:
         asyncio.run(saga.cancel(saga_id))
+    assert caught.value.saga_id == saga_id
     assert (caught.value.state, caught.value.reason) == ("COMPLETED", "closed")
     with pytest.raises(SagaNotFoundError):
         asyncio.run(saga.cancel("nobody"))

@@ -151,6 +151,11 @@ def test_one_lost_reply_in_a_group_puts_the_whole_in_doubt():
     assert isinstance(verdict(ExceptionGroup("all", [ValueError("no")])), Failed)
 
 
+def test_a_member_that_stands_twice_in_a_group_hides_nothing():
+    twice = ValueError("no")
+    assert isinstance(verdict(ExceptionGroup("all", [TimeoutError("t"), twice, twice])), InDoubt)
+
+
 def test_a_chain_that_bites_its_tail_ends():
     one, two = MineError("one"), OursError("two")
     one.__cause__, two.__cause__ = two, one

@@ -47,8 +47,12 @@ def test_plain_json_is_read_as_it_is(value):
         ("[" * 33 + "]" * 33, "nested deeper than 32"),
         ('{"a":' * 33 + "1" + "}" * 33, "nested deeper than 32"),
         ("[" * 100_000, "nested deeper than 32"),
+        ("[X" * 33, "nested deeper than 32"),
+        ("X" * 33, "not JSON"),
+        ("[" * 32 + "],[[", "nested deeper than 32"),
+        ("[" * 32 + "],[", "not JSON"),
     ],
-    ids=range(16),
+    ids=range(20),
 )
 def test_what_is_ambiguous_or_made_to_hurt_is_refused(text, reason):
     with pytest.raises(ValueError, match=f"^{reason}$") as caught:

@@ -536,6 +536,13 @@ def test_a_lost_attempt_is_not_a_failed_one_even_with_a_budget_of_one():
     assert w.record("a").doubt is False
 
 
+def test_a_lost_attempt_shows_in_the_steps_code_while_there_is_budget():
+    policy = RetryPolicy(max_attempts=3, base=timedelta(0))
+    w = walk(step("a", retry=policy)).claim().lose().claim().fail()
+    assert w.codes == "U"
+    assert w.record("a").doubt
+
+
 def test_a_doubt_while_there_is_budget_shows_in_the_steps_code():
     policy = RetryPolicy(max_attempts=3, base=timedelta(0))
     w = walk(step("a", retry=policy)).claim().doubt().claim().fail()
@@ -589,6 +596,13 @@ def test_a_deadline_after_a_lost_attempt_leaves_the_step_in_doubt():
     w = walk().claim().lose().wait(HOUR).claim().withheld(Withhold.DEADLINE)
     a = w.record("a")
     assert (a.code, a.doubt, a.attempts, a.error, a.ended_at) == ("U", True, 1, None, w.now)
+
+
+def test_a_deadline_after_a_failure_and_a_lost_attempt_keeps_the_error_that_was_reported():
+    w = walk(step("a", retry=TWICE)).claim().fail().claim().lose().wait(HOUR).claim()
+    w.withheld(Withhold.DEADLINE)
+    a = w.record("a")
+    assert (a.code, a.doubt, a.error) == ("U", True, BOOM)
 
 
 def test_a_deadline_after_a_clean_failure_leaves_the_step_known_failed():
@@ -774,6 +788,7 @@ def test_a_compensation_whose_attempts_are_lost_stops_the_saga_too():
     assert w.codes == "OK OK CF NO"
     assert (w.i.why, w.i.failure) == (Why.COMPENSATION_FAILED, lost)
     assert w.record("c").undo_attempts == 1
+    assert w.record("c").ended_at == w.now
 
 
 def test_if_the_definition_says_so_the_rest_is_undone_before_the_saga_stops():

@@ -385,7 +385,7 @@ def test_without_the_definition_nothing_is_touched_and_the_message_comes_back():
     effects, decision = play(work(message(walk), delivery(), None))
     assert effects == []
     assert decision.verdict is Verdict.DEFINITION_MISSING
-    assert not decision.acknowledge
+    assert decision.acknowledge is False
     assert decision.before is None
 
 

@@ -19,6 +19,7 @@ from tests.handlers.sagas import (
     chain,
     compensated_once,
     completed_once,
+    ended,
     tries,
     waited,
 )
@@ -78,29 +79,31 @@ def test_when_no_send_is_ever_answered_no_attempt_is_burnt(stage, context, judge
     assert stage.sqs.calls["send_message"] <= 2 * len(stage.attempts) + 1
 
 
-@pytest.mark.parametrize("nth", range(1, 9))
+@pytest.mark.parametrize("nth", range(1, 5))
 @pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.ANSWER_LOST])
-def test_one_write_that_may_or_may_not_be_done_burns_nothing(stage, fault, nth):
+def test_one_write_that_may_or_may_not_be_done_burns_nothing(staged: Staged, fault, nth):
     """A 500 says neither; done or not, the same write again settles it."""
-    saga_id = stage.start()
-    trouble(stage, "update_item", fault, nth)
-    stage.run_until_quiet()
-    completed_once(stage, saga_id)
-    assert tries(stage) == {1}
-    assert stage.dynamodb.calls["update_item"] == 9
-    assert stage.sink.total("OwnWriteRecognised") == (fault is Fault.ANSWER_LOST)
+    with staged(chain("one", "two")) as stage:
+        saga_id = stage.start("chain", {})
+        trouble(stage, "update_item", fault, nth)
+        stage.run_until_quiet()
+        ended(stage, saga_id, SagaState.COMPLETED)
+        assert tries(stage) == {1}
+        assert stage.dynamodb.calls["update_item"] == 5
+        assert stage.sink.total("OwnWriteRecognised") == (fault is Fault.ANSWER_LOST)
 
 
-@pytest.mark.parametrize("nth", range(1, 4))
+@pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("fault", [Fault.NOT_CONNECTED, Fault.THROTTLED, Fault.ANSWER_LOST])
-def test_one_send_that_fails_costs_one_visibility_time_out(stage, fault, nth):
-    saga_id = stage.start()
-    trouble(stage, "send_message", fault, nth)
-    stage.run_until_quiet()
-    completed_once(stage, saga_id)
-    assert tries(stage) == {1}
-    assert stage.sink.decisions("worker").count("send_failed") == 1
-    assert waited(stage) <= VISIBILITY + SECOND
+def test_one_send_that_fails_costs_one_visibility_time_out(staged: Staged, fault, nth):
+    with staged(chain("one", "two", "three")) as stage:
+        saga_id = stage.start("chain", {})
+        trouble(stage, "send_message", fault, nth)
+        stage.run_until_quiet()
+        ended(stage, saga_id, SagaState.COMPLETED)
+        assert tries(stage) == {1}
+        assert stage.sink.decisions("worker").count("send_failed") == 1
+        assert waited(stage) <= VISIBILITY + SECOND
 
 
 # -- a table that refuses ------------------------------------------------------------------

@@ -1,0 +1,325 @@
+"""The judge itself: each invariant refuses a write, or a world, that it exists to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from saga_core import Saga, SagaDefinition, StepCall
+from saga_core.calls import Direction
+from saga_core.effects import Claim, Commit, Effect, MarkSwept, Record, Redispatch
+from saga_core.errors import IllegalEventError
+from saga_core.instance import (
+    Cancel,
+    Lane,
+    Lease,
+    SagaInstance,
+    SagaState,
+    StepCode,
+    StepRecord,
+)
+from saga_core.testing import BrokenInvariantError, Chooser, Judge, Profile, Simulation, World
+from saga_core.testing.explore import _difference, explore
+from saga_core.testing.simulation import Process, Write
+
+AT = 1_000_000
+
+
+def definition() -> SagaDefinition:
+    saga = Saga("judged")
+    for name in ("a", "b"):
+        saga.step(name=name)(lambda _ctx: None).compensate(lambda _ctx: None)
+    return saga.build()
+
+
+D = definition()
+CLAIM = Claim(None, 1, D.ref, "c1", AT, AT + 1)  # type: ignore[arg-type]  # the key is not looked at
+
+
+def instance(**changes: object) -> SagaInstance:
+    fields: dict[str, object] = {
+        "id": "s",
+        "incarnation": "0",
+        "definition_name": "judged",
+        "definition": D.ref,
+        "input_fingerprint": "f",
+        "lane": Lane(),
+        "steps": (StepRecord(name="a"), StepRecord(name="b")),
+        "context_text": "{}",
+        "version": 1,
+        "created_at": AT,
+        "updated_at": AT,
+        "deadline_at": AT,
+        "sweep_at": AT,
+        **changes,
+    }
+    return SagaInstance(**fields)  # type: ignore[arg-type]  # as SagaInstance has them
+
+
+def held(by: str = "c1", until: int = AT + 1, **changes: object) -> SagaInstance:
+    return instance(lane=Lane(lease=Lease(by, until)), **changes)
+
+
+def moved(i: SagaInstance, **changes: object) -> SagaInstance:
+    return replace(i, version=i.version + 1, **changes)  # type: ignore[arg-type]  # likewise
+
+
+def committed(i: SagaInstance, **changes: object) -> SagaInstance:
+    return moved(i, **{"lane": replace(i.lane, epoch=i.lane.epoch + 1, lease=None), **changes})
+
+
+def judge() -> Judge:
+    return Judge(World(), {D.ref: D})
+
+
+done = StepRecord(name="a", code=StepCode.DONE, order=1)
+newer = StepRecord(name="b", code=StepCode.DONE, order=2)
+closed = instance(status=SagaState.COMPLETED, sweep_at=None, expires_at=AT)
+
+BAD_WRITES: dict[str, tuple[str, Effect[object], SagaInstance, SagaInstance]] = {
+    "a closed saga moves": ("S4", Record(closed, closed), closed, moved(closed)),
+    "a write without a version": ("S5", CLAIM, instance(), instance()),
+    "a version without a write": (
+        "S5",
+        MarkSwept(instance(), instance()),
+        instance(),
+        moved(instance()),
+    ),
+    "an epoch that leaps": (
+        "S5",
+        Commit(held(), held(), "c1"),
+        held(),
+        moved(held(), lane=Lane(epoch=3)),
+    ),
+    "a claim that moves the epoch": (
+        "S5",
+        CLAIM,
+        instance(),
+        moved(instance(), lane=Lane(epoch=2)),
+    ),
+    "a claim under a lease": ("S7", CLAIM, held("c0"), moved(held("c1"))),
+    "a commit without the lease": (
+        "S6",
+        Commit(held(), held(), "c1"),
+        held("c0"),
+        committed(held()),
+    ),
+    "a commit over a version unseen": (
+        "S6",
+        Commit(instance(version=0), held(), "c1"),
+        held(),
+        committed(held()),
+    ),
+    "a surplus message under a lease": ("S11", Redispatch(held(), "n", AT), held(), held()),
+    "an open saga that nobody looks after": (
+        "S12",
+        CLAIM,
+        instance(),
+        moved(held(), sweep_at=None),
+    ),
+    "an open saga that expires": ("S12", CLAIM, instance(), moved(held(), expires_at=AT)),
+    "forward again": (
+        "S3",
+        Record(instance(), instance()),
+        instance(phase=Direction.COMPENSATION, status=SagaState.COMPENSATING),
+        moved(instance()),
+    ),
+    "a step before an earlier one": (
+        "S8",
+        CLAIM,
+        instance(lane=Lane(index=1)),
+        moved(instance(lane=Lane(index=1, lease=Lease("c1", AT)))),
+    ),
+    "an undo of an older step first": (
+        "S8",
+        CLAIM,
+        instance(phase=Direction.COMPENSATION, status=SagaState.COMPENSATING, steps=(done, newer)),
+        moved(
+            held(phase=Direction.COMPENSATION, status=SagaState.COMPENSATING, steps=(done, newer))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WRITES)
+def test_a_bad_write_is_refused(name: str) -> None:
+    invariant, effect, before, after = BAD_WRITES[name]
+    with pytest.raises(BrokenInvariantError) as refused:
+        judge().on_write(Write(1, effect, before, after))
+    assert refused.value.name == invariant
+
+
+def test_two_commits_of_one_work_item_are_refused() -> None:
+    strict = judge()
+    write = Write(1, Commit(held(), held(), "c1"), held(), committed(held()))
+    strict.on_write(write)
+    with pytest.raises(BrokenInvariantError, match="S7"):
+        strict.on_write(write)
+
+
+def test_a_cancelled_saga_may_not_complete_nor_go_forward() -> None:
+    strict = judge()
+    cancelled = moved(instance(), cancel=Cancel("x", AT))
+    strict.on_write(Write(1, Record(instance(), cancelled), instance(), cancelled))
+    strict.on_call("s", Direction.FORWARD, fence=cancelled.version)
+    assert not strict.violations
+    strict.on_call("s", Direction.FORWARD, fence=cancelled.version + 1)
+    with pytest.raises(BrokenInvariantError, match="S9"):
+        strict.at_the_end(simulation())
+    finished = moved(
+        held(), status=SagaState.COMPLETED, sweep_at=None, expires_at=AT, lane=Lane(epoch=2)
+    )
+    with pytest.raises(BrokenInvariantError, match="S9"):
+        strict.on_write(Write(1, Commit(held(), held(), "c1"), held(), finished))
+
+
+def test_what_begins_anew_under_an_old_id_is_no_contradiction() -> None:
+    judge().on_write(Write(1, Record(closed, closed), closed, instance(incarnation="1")))
+
+
+def simulation(*sagas: SagaInstance) -> Simulation:
+    sim = Simulation({D.ref: D}, Chooser(0, Profile()))
+    for saga in sagas:
+        sim.store._sagas[saga.key] = saga
+    return sim
+
+
+def call(step: str, key: str, direction: Direction = Direction.FORWARD) -> StepCall:
+    return StepCall(
+        saga_id="s",
+        step=step,
+        direction=direction,
+        attempt=1,
+        idempotency_key=key,
+        execute_key=f"{step}:F",
+        fence=1,
+        deadline=None,  # type: ignore[arg-type]  # nobody looks at it
+    )
+
+
+def nothing(_world: World) -> None:
+    pass
+
+
+def one_of_two(world: World) -> None:
+    world.act(call("a", "a:F"))
+
+
+def both(world: World) -> None:
+    world.act(call("a", "a:F"))
+    world.act(call("b", "b:F"))
+
+
+def twice(world: World) -> None:
+    world.act(call("a", "one"))
+    world.act(call("a", "two"))
+
+
+def undone_in_order_of_doing(world: World) -> None:
+    both(world)
+    world.undo(call("a", "a:C", Direction.COMPENSATION))
+    world.undo(call("b", "b:C", Direction.COMPENSATION))
+
+
+def two_keys(world: World) -> None:
+    world.undo(call("a", "one", Direction.COMPENSATION))
+    world.undo(call("a", "two", Direction.COMPENSATION))
+
+
+compensated = replace(closed, status=SagaState.COMPENSATED)
+failed = instance(status=SagaState.FAILED, lane=Lane(index=1))
+
+
+@pytest.mark.parametrize(
+    ("invariant", "saga", "happened"),
+    [
+        ("S1", compensated, twice),
+        ("S1", compensated, two_keys),
+        ("S2", closed, one_of_two),
+        ("S3", compensated, one_of_two),
+        ("S3", failed, one_of_two),
+        ("S8", compensated, undone_in_order_of_doing),
+        ("L1", instance(), nothing),
+    ],
+)
+def test_an_end_that_the_world_contradicts_is_refused(
+    invariant: str, saga: SagaInstance, happened: Callable[[World], None]
+) -> None:
+    strict = judge()
+    happened(strict.world)
+    with pytest.raises(BrokenInvariantError) as refused:
+        strict.at_the_end(simulation(saga))
+    assert refused.value.name == invariant
+
+
+def test_an_invocation_that_sends_twice_is_refused() -> None:
+    sim = simulation()
+    process = Process(1, "work", _idle(), AT, 0, None, None, None, 0)
+    sim.sends[1] = 2
+    with pytest.raises(BrokenInvariantError, match="S11"):
+        sim._settle(process, None)
+
+
+def test_an_invocation_that_is_out_of_time_dies() -> None:
+    sim = simulation()
+    sim.processes.append(Process(1, "work", _idle(), sim.now, 0, None, None, None, 0))
+    sim._advance(sim.processes[0])
+    assert not sim.processes
+    assert sim.trace[0].endswith("dies (out of time)")
+
+
+def test_a_simulation_that_needs_more_steps_says_so() -> None:
+    sim = simulation()
+    sim.begin(D, {}, "key")
+    assert not sim.run(max_steps=2)
+
+
+def test_what_no_turn_yields_is_refused() -> None:
+    sim = simulation()
+    process = Process(1, "work", _idle(), AT, 0, None, None, None, 0)
+    with pytest.raises(IllegalEventError):
+        sim._do(process, Effect())
+    with pytest.raises(IllegalEventError):
+        sim._definition_of(process)
+
+
+def _idle():
+    yield Effect()
+
+
+def test_differences_are_told_in_few_words() -> None:
+    assert _difference({"a": 1, "b": 2}, {"a": 1, "b": 3}) == "'b' (2 became 3)"
+    assert _difference([1, 2], [2, 3]) == "3, no 1"
+    assert _difference(1, 2) == "1 became 2"
+
+
+def test_a_context_that_outgrows_the_item_is_rolled_back_in_the_exploration() -> None:
+    class Shelf:
+        def __init__(self) -> None:
+            self.taken: set[str] = set()
+
+        def reset(self) -> None:
+            self.taken.clear()
+
+        def snapshot(self) -> object:
+            return set(self.taken)
+
+    shelf = Shelf()
+    saga = Saga("growing")
+
+    @saga.step
+    async def take(ctx: dict[str, str], call: StepCall) -> None:
+        if call.execute_key + "!" in shelf.taken:
+            raise ValueError("undone before")
+        shelf.taken.add(call.idempotency_key)
+        ctx["more"] = "x" * 400_000
+
+    @take.compensate
+    def put_back(_ctx: object, call: StepCall) -> None:
+        shelf.taken.discard(call.execute_key)
+
+    report = explore(saga, {}, shelf)
+    assert all("left standing" in f.wrong for f in report.findings)
+    assert all("late" in f.schedule or "stall" in f.schedule for f in report.findings)
