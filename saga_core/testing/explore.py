@@ -108,7 +108,7 @@ class _Script(Chooser):
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    saga: SagaInstance | None
+    saga: SagaInstance
     quiet: bool
     left: object
     effects: list[Effect[object]]
@@ -131,15 +131,13 @@ class _Prover:
         sim = Simulation({definition.ref: definition}, script, codec=self.codec)
         saga_id = sim.begin(definition, self.context, "explored")
         quiet = sim.run(_MOST_STEPS)
-        saga = next((s for s in sim.sagas if s.id == saga_id), None)
+        saga = next(s for s in sim.sagas if s.id == saga_id)  # its client tries until it stands
         return _Run(saga, quiet, self.world.snapshot(), script.effects, tuple(sim.trace))
 
     def judge(
         self, run: _Run, schedule: str, *, untouched: object, completed: object | None
     ) -> None:
         """Hold the world against where the saga ended."""
-        if run.saga is None:
-            return  # it was never stored, so nobody has run it
         state = run.saga.state
         wrong: str | None = None
         if run.saga.live or not run.quiet:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from examples.order import Order, order
 from examples.services import world
 from examples.travel import Trip, travel
-from saga_core import Saga, SagaDefinition, StepCall
+from saga_core import RetryPolicy, Saga, SagaDefinition, StepCall
 from saga_core.testing import explore, prove_rollback
 
 
@@ -34,6 +36,7 @@ def test_every_single_fault_of_an_example_ends_well(
     saga, context = EXAMPLES[name]
     report = explore(saga, context, Services())
     assert report.ok, report
+    assert str(report) == f"exploration of {name}: {report.runs} runs, 0 findings"
     with capsys.disabled():
         print(f"\n  {name}: {report.runs} runs, one fault each")  # noqa: T201
 
@@ -138,3 +141,19 @@ def test_a_step_that_ignores_its_key_is_found() -> None:
 
     report = explore(saga, {}, counter)
     assert any("not as after a run without faults" in f.wrong for f in report.findings)
+
+
+def test_an_undo_that_never_gives_up_is_found() -> None:
+    bank = Bank()
+    saga = Saga("endless")
+
+    @saga.step
+    def charge(_ctx: object) -> None:
+        pass
+
+    @charge.compensate(retry=RetryPolicy(max_attempts=1_000_000, cap=timedelta(seconds=1)))
+    def refund(_ctx: object) -> None:
+        raise ValueError("not now")
+
+    report = prove_rollback(saga, {}, bank)
+    assert [f.wrong for f in report.findings] == ["nothing will move it any more"]
