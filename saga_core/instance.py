@@ -342,8 +342,8 @@ class SagaInstance:
                 return StepStatus.RUNNING
             if self._possibly_started(step):
                 return StepStatus.IN_DOUBT
-        if self._at(step, forward=False) and step.code in (StepCode.DONE, StepCode.UNKNOWN):
-            return StepStatus.COMPENSATING
+        if self._at(step) and step.code in (StepCode.DONE, StepCode.UNKNOWN):
+            return StepStatus.COMPENSATING  # forward, the step one is at is neither, or in doubt
         return _STATUS[step.code]
 
 

@@ -432,8 +432,7 @@ def _go_forward(d: SagaDefinition, i: SagaInstance, at: int) -> SagaInstance:
 
 def _turn_round(d: SagaDefinition, i: SagaInstance, cause: Cause, at: int) -> SagaInstance:
     """The one way into compensation. It is entered once, with its cause."""
-    i = replace(i, status=SagaState.COMPENSATING, phase=Direction.COMPENSATION, cause=cause)
-    return _go_back(d, i, at)
+    return _go_back(d, replace(i, phase=Direction.COMPENSATION, cause=cause), at)
 
 
 def _go_back(d: SagaDefinition, i: SagaInstance, at: int) -> SagaInstance:

@@ -269,7 +269,7 @@ Commit(i) ==
   /\ inv[i].pc = "Commit"
   /\ IF may THEN                                                    \* _committed
        \E s \in Settled(inv[i].before, inv[i].event) :
-         /\ saga' = [s EXCEPT !.stalls = 0]
+         /\ saga' = [s EXCEPT !.stalls = 0, !.cancel = saga.cancel]  \* `difference`
          /\ lane' = [lease |-> None, over |-> FALSE, last |-> i,
                      nudge |-> None, recent |-> FALSE]
          /\ unmoved' = {} /\ surplus' = 0
@@ -284,8 +284,9 @@ Commit(i) ==
              ELSE IF again THEN  \* only the version moved: decide again from what is true now
                /\ inv' = [inv EXCEPT ![i].before = saga]
                /\ unmoved' = unmoved \cup {i} /\ UNCHANGED <<lane, msgs>>
-             ELSE IF Broken = "FencedAck" /\ inv[i].epoch # "current" THEN Done(i)
-             ELSE Keep(i)                                           \* _fenced
+             ELSE IF \/ ~Live(saga)                                 \* _fenced
+                     \/ inv[i].epoch # "current" /\ (lane.lease # None \/ Broken = "FencedAck")
+             THEN Done(i) ELSE Keep(i)
   /\ UNCHANGED <<world, late>>
 
 SendFirst(i) ==  \* only if SendBeforeCommit is broken

@@ -490,6 +490,7 @@ def test_a_saga_whose_first_step_failed_has_nothing_to_undo():
     assert w.i.expires_at == T0 + 30 * DAY
     assert w.i.sweep_at is None
     assert w.i.lane.attempts == w.i.lane.tries == w.i.lane.clean == 0
+    assert w.i.current_step == 0
 
 
 def test_an_attempt_in_doubt_is_tried_again_while_there_is_budget():

@@ -19,6 +19,7 @@ from tests.handlers.sagas import (
     chain,
     compensated_once,
     completed_once,
+    die_at,
     ended,
     tries,
     waited,
@@ -104,6 +105,24 @@ def test_one_send_that_fails_costs_one_visibility_time_out(staged: Staged, fault
         assert tries(stage) == {1}
         assert stage.sink.decisions("worker").count("send_failed") == 1
         assert waited(stage) <= VISIBILITY + SECOND
+
+
+@pytest.mark.parametrize("fault", [*DONE, Fault.SERVER_ERROR, *NOT_DONE])
+@pytest.mark.parametrize("operation", ["update_item", "send_message"])
+def test_trouble_while_a_work_item_is_announced_anew_loses_nothing(staged, operation, fault):
+    """The worker had died before its send; now the guard, or the send after it, goes wrong."""
+    with staged(chain("one", "two")) as stage:
+        saga_id = stage.start("chain", {})
+        stage.watch(die_at("before send_message"))
+        stage.deliver()
+        stage.watch(nothing)
+        stage.leap()
+        # The first write of the next delivery is the claim that is refused.
+        trouble(stage, operation, fault, 2 if operation == "update_item" else 1)
+        stage.run_until_quiet()
+        ended(stage, saga_id, SagaState.COMPLETED)
+        assert tries(stage) == {1}
+        assert waited(stage) <= 3 * VISIBILITY
 
 
 # -- a table that refuses ------------------------------------------------------------------

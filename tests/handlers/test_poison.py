@@ -158,3 +158,41 @@ def test_an_invalid_context_names_its_fields_in_the_log_and_no_value(stage):
     stage.deliver("StartQueue")
     (line,) = stage.sink.of("saga.refused")
     assert {"sku", "quantity"} <= set(line["fields"])
+
+
+def test_a_bug_met_by_one_message_does_not_cost_the_others(stage):
+    ids = [stage.start(key=key) for key in "abc"]
+
+    def stumble() -> None:
+        raise RuntimeError(CANARY)
+
+    stage.dynamodb.before_next("update_item", stumble)
+    batch = stage.deliver(most=3)
+    assert batch.error is None
+    assert batch.returned == (batch.messages[0]["MessageId"],)
+    (line,) = stage.sink.of("saga.crashed")
+    assert line["error_kind"] == "RuntimeError"
+    nothing_is_quoted(stage)
+    stage.run_until_quiet()
+    assert {stage.saga(saga_id).state for saga_id in ids} == {SagaState.COMPLETED}
+
+
+def test_a_record_of_a_newer_layout_is_left_to_newer_code(stage):
+    """In the middle of a deployment an old worker meets it: nothing is spent, nobody else waits."""
+    newer, other = stage.start(key="a"), stage.start(key="b")
+    change = {
+        "TableName": stage.table,
+        "Key": {"pk": {"S": f"S#default#{newer}"}, "sk": {"S": "STATE"}},
+        "UpdateExpression": "SET v = :v",
+    }
+    layout = stage.dynamodb.wrapped.get_item(TableName=stage.table, Key=change["Key"])["Item"]["v"]
+    stage.dynamodb.wrapped.update_item(**change, ExpressionAttributeValues={":v": {"N": "99"}})
+    batch = stage.deliver(most=2)
+    assert batch.error is None
+    assert len(batch.returned) == 1
+    assert {call.saga_id for call in stage.attempts} == {other}
+    stage.dynamodb.wrapped.update_item(**change, ExpressionAttributeValues={":v": layout})
+    stage.run_until_quiet()
+    for saga_id in (newer, other):
+        assert stage.saga(saga_id).state is SagaState.COMPLETED
+    assert {call.attempt for call in stage.attempts} == {1}
