@@ -109,9 +109,7 @@ def test_every_request_gets_the_answer_that_is_shown(block: Block, stack: LocalS
     assert str(answer.status) == status
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in blocks("json") if '"saga"' in b.text], ids=str
-)
+@pytest.mark.parametrize("block", [b for b in blocks("json") if '"saga"' in b.text], ids=str)
 def test_every_start_message_starts_its_saga(block: Block, stack: LocalStack) -> None:
     message = json.loads(block.text)
     stack.send("StartQueue", block.text)
