@@ -61,7 +61,7 @@ from saga_core.outcome import Exceptions
 from saga_core.ports import INPUT_LIMIT, Refused, SagaStore, Written
 from saga_core.retry import COMPENSATION_DEFAULT, FORWARD_DEFAULT, RetryPolicy
 from saga_core.transition import Ignored, Moved, Reason, apply, claim, create, next_actions
-from saga_core.turn import Delivery, Verdict, WorkMessage, work
+from saga_core.turn import Delivery, WorkMessage, work
 
 ATTEMPT_MS = 900_000  # how long an attempt may take before another process may take it over
 
@@ -235,7 +235,7 @@ class SagaOrchestrator:
         decision = await _AsyncDriver(self, instance).drive(
             work(message, delivery, self.definition)
         )
-        if decision.verdict is not Verdict.COMMITTED or decision.after is None:
+        if decision.after is None:  # nothing was committed
             raise StaleInstanceError(instance.id, instance.version)
         return decision.after
 
@@ -288,7 +288,7 @@ class _AsyncDriver:
             case Send():
                 return True  # the loop around the turn is the wake-up
             case Postpone() | Redispatch():
-                return Refused(self.held)  # nor is there a message: another process has the saga
+                return Refused(None)  # nor is there a message: another process has the saga
             case Pause(delay_ms):
                 await env.sleep(delay_ms / 1000)
                 return env.now_ms()
@@ -326,8 +326,9 @@ class _AsyncDriver:
 
     def _definition(self) -> SagaDefinition:
         """The definition with the context type that ``start`` saw, if none is declared."""
-        definition, inferred = self.orchestrator.definition, self.orchestrator._inferred  # noqa: SLF001 - one class in two parts
-        if definition.context_type is None and inferred is not None:
+        definition = self.orchestrator.definition
+        if definition.context_type is None:
+            inferred = self.orchestrator._inferred  # noqa: SLF001 - one class in two parts
             return replace(definition, context_type=inferred)
         return definition
 

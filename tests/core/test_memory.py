@@ -71,6 +71,15 @@ def test_saving_is_held_against_the_budget_too():
         asyncio.run(store.save(grown(first, ITEM_BUDGET + 1)))
 
 
+def test_what_fitted_still_fits():
+    sizes = iter([1, ITEM_BUDGET + 1])
+    store = InMemorySagaStore(measure=lambda i: next(sizes))
+    first = asyncio.run(store.save(new(D)))
+    assert asyncio.run(store.save(replace(first, hops=1))).version == 2
+    with pytest.raises(ItemTooLargeError):
+        asyncio.run(store.save(replace(first, version=2, context_text="[]")))
+
+
 def test_a_commit_is_held_against_the_budget_only_if_it_changes_the_context():
     sizes = iter([1, ITEM_BUDGET + 1])
     store = InMemorySagaStore(measure=lambda i: next(sizes))

@@ -139,7 +139,8 @@ def test_an_input_of_64_kb_is_the_largest_one():
     saga = named("a").build()
     asyncio.run(saga.start("x" * (64 * 1024 - 2)))
     with pytest.raises(ItemTooLargeError) as caught:
-        asyncio.run(saga.start("é" * (32 * 1024)))
+        asyncio.run(saga.start("é" * (32 * 1024), idempotency_key="big"))
+    assert caught.value.saga_id == saga_id_for("default", "big")
     assert (caught.value.size, caught.value.limit) == (64 * 1024 + 2, 64 * 1024)
     assert isinstance(saga.store, RecordingStore)
     assert len({i.id for i in saga.store.history}) == 1
@@ -648,7 +649,7 @@ def test_with_continue_the_rest_is_undone_and_the_saga_is_failed_all_the_same():
 def stalled_in_b(journal: Journal) -> SagaOrchestrator:
     """A saga that stopped while its second step was in doubt."""
     store = RecordingStore()
-    saga = dying(journal, store, Killed())
+    saga: SagaOrchestrator = dying(journal, store, Killed())
     with pytest.raises(Killed):
         asyncio.run(saga.start({}))
     stalled = last(saga)
@@ -686,7 +687,7 @@ def test_a_saga_that_stalled_is_rolled_back_by_a_cancel_and_a_resume():
 
 def test_a_cancel_while_a_step_is_in_flight_undoes_that_step_too():
     journal = Journal()
-    store = RecordingStore()
+    store, clock = RecordingStore(), HandClock()
     answers: list[SagaState] = []
 
     async def execute(ctx: Context) -> None:
@@ -695,7 +696,7 @@ def test_a_cancel_while_a_step_is_in_flight_undoes_that_step_too():
         answers.append(await saga.cancel(store.history[-1].id, by="somebody else"))
 
     saga = (
-        named(store=store)
+        named(store=store, clock=clock)
         .step("a", journal.does("a"), journal.undoes("a"))
         .step("b", execute, journal.undoes("b"))
         .step("c", journal.does("c"), journal.undoes("c"))
@@ -703,6 +704,7 @@ def test_a_cancel_while_a_step_is_in_flight_undoes_that_step_too():
     )
     asyncio.run(saga.start({}))
     assert answers == [SagaState.RUNNING, SagaState.RUNNING]
+    assert clock.slept == [0.05]  # between the commit that lost and the one that won
     assert journal.lines == ["do a", "do b", "undo b", "undo a"]
     assert last(saga).state is SagaState.COMPENSATED
     cause = last(saga).cause

@@ -542,19 +542,25 @@ def test_a_claim_that_is_refused_for_no_reason_left_is_tried_again_later():
     assert decision.before == walk.i
 
 
-@pytest.mark.parametrize("rests", [True, False], ids=["closed", "unclaimed"])
-def test_a_store_that_grants_a_claim_it_could_not_is_not_believed(rests):
+def test_a_store_that_grants_the_claim_of_a_saga_that_rests_is_not_believed():
+    walk = Walk(saga("a")).claim().done()
+    effects, decision = play(working(walk), Written(walk.i))
+    assert kinds(effects) == ["Claim"]
+    assert decision.verdict is Verdict.CONTENDED
+    assert decision.before == walk.i
+    assert not decision.acknowledge
+
+
+@pytest.mark.parametrize("claimed", [True, False], ids=["claimed by another", "unclaimed"])
+def test_a_store_that_grants_a_claim_and_does_not_write_it_is_not_believed(claimed):
     walk = Walk(saga("a"))
-    if rests:
-        walk.claim().done()
-        effects, decision = play(working(walk), Written(walk.i))
-        assert kinds(effects) == ["Claim"]
-        assert decision.verdict is Verdict.CONTENDED
-    else:
-        effects, decision = play(working(walk), Written(walk.i), done())
-        assert kinds(effects) == ["Claim", "Call"]
-        assert decision.verdict is Verdict.FENCED
-        assert decision.action == Execute("a", 1)
+    if claimed:
+        walk.claim()
+    effects, decision = play(working(walk), Written(walk.i), done())
+    assert kinds(effects) == ["Claim", "Call"]
+    assert decision.verdict is Verdict.FENCED
+    assert decision.action == Execute("a", 1)
+    assert isinstance(decision.event, StepSucceeded)
     assert decision.before == walk.i
     assert not decision.acknowledge
 
@@ -881,7 +887,7 @@ def test_a_move_whose_announcement_fails_is_committed_but_not_acknowledged():
     walk = Walk(D)
     _, decision = play(working(walk), claim_it(walk), done(), commit_it, NOT_SENT)
     assert decision.verdict is Verdict.SEND_FAILED
-    assert not decision.acknowledge
+    assert decision.acknowledge is False
     assert decision.after is not None
     assert decision.after.lane.index == 1
     assert decision.action == Execute("a", 1)

@@ -56,12 +56,9 @@ def test_it_stops_in_the_end_and_says_what_is_missing(staged: Staged, deployed):
         saga_id = one_step_done(stage)
         before = stage.saga(saga_id)
         stage.deploy(*deployed)
-        visits = []
-        while stage.saga(saga_id).live:
-            stalls = stage.saga(saga_id).stalls
-            if not stage.step():
-                stage.leap()
-            if stage.saga(saga_id).stalls > stalls:
+        visits: list[int] = []
+        for _ in stage.moves():
+            if stage.saga(saga_id).stalls > len(visits):
                 visits.append(stage.clock.now)
         saga = ended(stage, saga_id, SagaState.FAILED)
         assert spent(saga) == spent(before)
@@ -113,9 +110,9 @@ def test_code_that_comes_back_in_time_is_enough(staged: Staged, minutes):
     with staged(OLD) as stage:
         saga_id = one_step_done(stage)
         stage.deploy()
-        while waited(stage) < minutes * MINUTE:
-            if not stage.step():
-                stage.leap()
+        for _ in stage.moves():
+            if waited(stage) >= minutes * MINUTE:
+                break
         stage.deploy(OLD)
         stage.run_until_quiet()
         saga = ended(stage, saga_id, SagaState.COMPLETED)

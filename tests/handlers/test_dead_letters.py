@@ -261,12 +261,8 @@ def test_a_dead_letter_that_cannot_be_decided_in_five_visits_is_parked(stage):
     saga_id = stage.start()
     to_the_dead_letters(stage)
     stage.dynamodb.fail_next("get_item", *[Fault.THROTTLED] * 5)
-    while stage.messages(DLQ):
-        assert stage.deliver(DLQ).error is not None or stage.bodies("ParkingQueue")
-        stage.leap()
+    stage.run_until_quiet()
     assert len(stage.bodies("ParkingQueue")) == 1
-    while stage.saga(saga_id).live:
-        if not stage.step() and not stage.leap():
-            stage.clock.now += MINUTE
-            stage.sweep()
+    assert stage.saga(saga_id).lane.tries == 0
+    stage.run_until_quiet(sweeper=True)
     assert stage.saga(saga_id).state is SagaState.COMPLETED

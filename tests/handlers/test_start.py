@@ -156,6 +156,18 @@ def test_two_starts_at_once_are_one_saga(stage):
     completed_once(stage, saga_id)
 
 
+def test_a_client_that_cannot_wait_does_no_harm(stage):
+    """Every repeat of an untouched start sends: the first message may be the one that was lost."""
+    for _ in range(8):
+        saga_id = stage.start(key="a")
+    assert len(stage.bodies("WorkQueue")) == 8
+    stage.run_until_quiet()
+    completed_once(stage, saga_id)
+    assert tries(stage) == {1}
+    assert stage.sqs.calls["send_message"] <= 8 + 2 * 4  # the copies had no children of their own
+    assert waited(stage) <= 2 * MINUTE
+
+
 # -- over SQS ------------------------------------------------------------------------------
 
 
