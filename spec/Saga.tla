@@ -5,9 +5,9 @@
 (* An invocation is one delivery of one message, to the worker (turn.work) or  *)
 (* to the dead-letter function (turn.revive). Its program counter is the       *)
 (* effect that it yields next: what can happen between two yields of turn.py   *)
-(* can happen between two actions here. A word in capitals is a clause of      *)
-(* infra/conditions.py; a name with an underscore is a function of             *)
-(* transition.py or turn.py.                                                   *)
+(* can happen between two actions here. A remark in capitals is a clause of    *)
+(* infra/conditions.py or a Reason of transition.py; one that begins with an   *)
+(* underscore is a function of turn.py or transition.py.                       *)
 (*                                                                             *)
 (* What is only ever compared for equality is not counted:                     *)
 (*   epoch  a message is of the "current" work item or of an "older" one       *)
@@ -157,13 +157,14 @@ Over(i) ==
 Keep(i) == Over(i) /\ msgs' = Released(i)  \* _keep: it comes back
 Done(i) == ToAck(i) /\ UNCHANGED <<lane, unmoved, msgs>>  \* _done
 
-Deliver(i, m) ==  \* to the function that the queue is mapped to
+Receive(i, m) ==  \* by the function that the queue is mapped to
   /\ inv[i].pc = "idle"
   /\ inv' = [inv EXCEPT ![i] =
        [Idle EXCEPT !.pc = IF m.at = "queue" THEN "Claim" ELSE "Find", !.epoch = m.epoch]]
   /\ msgs' = (msgs (-) One(m)) (+) One([m EXCEPT !.by = @ \cup {i}])
   /\ IF m.by = {} THEN UNCHANGED left ELSE Spend("repeat")
   /\ UNCHANGED <<saga, lane, unmoved, world, late, surplus>>
+Deliver(i) == \E m \in BagToSet(msgs) : Receive(i, m)
 
 Send(i) ==
   /\ inv[i].pc = "Send"
@@ -411,14 +412,15 @@ LateLands ==
   /\ \E r \in late : world' = Landed(world, r[1], r[2]) /\ late' = late \ {r}
   /\ UNCHANGED <<saga, lane, unmoved, msgs, inv, surplus, left>>
 
-Redrive(m) ==  \* to the dead letters: maxReceiveCount is reached; older handles are void
-  /\ m.at = "queue" /\ Spend("dead")
-  /\ msgs' = (msgs (-) One(m)) (+) One([m EXCEPT !.at = "dead", !.by = {}])
+Redrive ==  \* maxReceiveCount is reached: to the dead letters, and older handles are void
+  /\ Spend("dead")
+  /\ \E m \in BagToSet(msgs) :
+       m.at = "queue" /\ msgs' = (msgs (-) One(m)) (+) One([m EXCEPT !.at = "dead", !.by = {}])
   /\ UNCHANGED <<saga, lane, unmoved, inv, world, late, surplus>>
 
-Lose(m) ==
+Lose ==
   /\ Sweeper /\ Spend("lose")
-  /\ msgs' = msgs (-) One(m)
+  /\ \E m \in BagToSet(msgs) : msgs' = msgs (-) One(m)
   /\ UNCHANGED <<saga, lane, unmoved, inv, world, late, surplus>>
 
 Sweep ==  \* turn.sweep: `sweep_at` comes round, sooner or later, while a saga is live
@@ -439,8 +441,8 @@ Init ==  \* turn.start: stored, then announced; the announcement may be lost, or
   /\ world = [act |-> Zero, comp |-> Zero, tomb |-> [n \in 1..Steps |-> FALSE]] /\ late = {}
   /\ surplus = 0
   /\ \E n \in 0..2 :
-       /\ n = 0 => Sweeper
-       /\ n = 2 => "copy" \in Kinds
+       /\ n = 0 => Sweeper /\ Faults > 0
+       /\ n = 2 => "copy" \in Kinds /\ Faults > 0
        /\ msgs = IF n = 0 THEN EmptyBag ELSE Message("current") :> n
        /\ left = [faults |-> IF n = 1 THEN Faults ELSE Faults - 1,
                   refusals |-> Refusals, requests |-> Requests]
@@ -448,16 +450,16 @@ Init ==  \* turn.start: stored, then announced; the announcement may be lost, or
 Step(i) == \/ Claim(i) \/ Call(i) \/ Commit(i) \/ Send(i) \/ Ack(i)
            \/ Redispatch(i) \/ Find(i) \/ SendFirst(i)
 
-Next == \/ \E i \in Inv : Step(i) \/ Crash(i)
-        \/ \E m \in BagToSet(msgs) : Redrive(m) \/ Lose(m) \/ \E i \in Inv : Deliver(i, m)
+Next == \/ \E i \in Inv : Deliver(i) \/ Step(i) \/ Crash(i)
         \/ Cancel \/ Resume \/ Repeat
-        \/ LeaseRunsOut \/ GuardReopens \/ DueComes \/ LateLands \/ Sweep
+        \/ LeaseRunsOut \/ GuardReopens \/ DueComes \/ LateLands
+        \/ Redrive \/ Lose \/ Sweep
 
 Spec == Init /\ [][Next]_vars
 
 Delivered(at, epoch) ==
   LET m == [at |-> at, epoch |-> epoch, by |-> {}]
-  IN  m \in BagToSet(msgs) /\ \E i \in Inv : Deliver(i, m)
+  IN  m \in BagToSet(msgs) /\ \E i \in Inv : Receive(i, m)
 FairSpec == /\ Spec
             /\ \A i \in Inv : WF_vars(Step(i))
             /\ \A at \in {"queue", "dead"}, epoch \in {"current", "older"} :
@@ -502,8 +504,16 @@ FewMessages ==  \* S11: without faults and requests there is one
   IN  BagCardinality(msgs) - Cardinality(going)
         <= 1 + (Faults - left.faults) + (Requests - left.requests)
 
+StandingIsNamed ==  \* S3: a saga that stopped says of every effect that it stands, or may
+  saga.st = "FAILED" => \A n \in 1..Steps : world.act[n] > world.comp[n] =>
+    \/ saga.code[n] \in {"OK", "U", "CF"}
+    \/ saga.phase = "F" /\ saga.idx = n /\ saga.tries > saga.clean
+
 ClosedIsFinal ==  \* S4
   [][Closed(saga) => saga' = saga]_vars
+
+OneWay ==  \* S3: it turns round at most once
+  [][saga.phase = "C" => saga'.phase = "C"]_vars
 
 HolderCommits ==  \* S6, S7
   [][\A i \in Inv : lane'.last = i /\ lane.last # i => lane.lease = i /\ i \in unmoved]_vars
