@@ -28,6 +28,7 @@ DEV := $(VENV)/.complete
 DEPLOY := $(VENV)-deploy/.complete
 SCAN := $(VENV)-scan/.complete
 LOCK := $(VENV)-lock/.complete
+MODEL := $(VENV)-model/.complete
 AUDIT := $(VENV)-audit/.complete
 
 # sam and checkov ask the network for newer versions of themselves and report their use; not here.
@@ -97,7 +98,7 @@ artifact: $(DEV) ## import every handler from the built artifact
 
 # ---------------------------------------------------------------- change
 
-.PHONY: fix mutate simulate lock sbom audit deploy clean
+.PHONY: fix mutate simulate check-model lock sbom audit deploy clean
 fix: $(DEV) ## format, and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -110,6 +111,9 @@ mutate: $(DEV) ## mutation testing of saga_core; prints the survivors
 SCHEDULES ?= 1000000
 simulate: $(DEV) ## a million random schedules, and every state of small sagas (SCHEDULES=n)
 	$(BIN)/python -m tests.schedules.long $(SCHEDULES)
+
+check-model: $(MODEL) ## the protocol's TLA+ model, and its rules broken on purpose (needs Java)
+	$(VENV)-model/bin/python spec/check.py $(ARGS)
 
 UV = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
      --exclude-newer '1 week' --upgrade --no-emit-index-url --no-header
@@ -200,4 +204,8 @@ $(AUDIT): requirements/audit.txt requirements/pip.txt
 
 $(LOCK): requirements/lock.txt requirements/pip.txt
 	$(call environment,requirements/lock.txt)
+	@touch $@
+
+$(MODEL): requirements/model.txt requirements/pip.txt
+	$(call environment,requirements/model.txt)
 	@touch $@
