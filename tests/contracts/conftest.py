@@ -10,7 +10,7 @@ from tests.contracts.harness import StoreUnderTest, dynamo, memory
 from tests.fakes.aws import LocalAws, local_aws
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def aws() -> Iterator[LocalAws]:
     with local_aws() as local:
         yield local

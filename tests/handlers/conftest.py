@@ -12,7 +12,7 @@ from tests.fakes.aws import LocalAws, local_aws
 from tests.handlers.stage import Stage, Staged, on_stage
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def aws() -> Iterator[LocalAws]:
     with local_aws() as local, moto_repaired():
         yield local
