@@ -35,7 +35,7 @@ from infra.registry import Registry
 from infra.settings import DEFAULT_STEP_SECONDS
 from saga_cli.local.events import HttpRequest, LambdaContext, schedule_event, sqs_event
 from saga_cli.local.moto_as_aws import moto_tells_time_by
-from saga_cli.local.template import Template
+from saga_cli.local.template import ACCOUNT, REGION, Template
 from saga_cli.local.wiring import Function, QueueSource, functions, sources
 from saga_core.calls import StepCall
 from saga_core.definition import Handler, SagaDefinition, StepDefinition
@@ -265,8 +265,7 @@ class Stage:
     def messages(self, queue: str) -> list[Message]:
         """The messages of a queue, the delayed ones and those in flight too."""
         name = self.queues[queue].rpartition("/")[2]
-        (region,) = (backends for backends in sqs_backends.values() if name in _names(backends))
-        return list(region["us-east-1"].queues[name]._messages)
+        return list(sqs_backends[ACCOUNT][REGION].queues[name]._messages)
 
     def bodies(self, queue: str) -> list[str]:
         """What is in a queue."""
@@ -293,7 +292,7 @@ class Stage:
         """
         if not messages:
             return Batch(())
-        event = sqs_event(f"arn:aws:sqs:us-east-1:123456789012:{queue}", messages)
+        event = sqs_event(f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}", messages)
         ids = tuple(message["MessageId"] for message in messages)
         self.in_hand = tuple(messages)
         try:
@@ -482,7 +481,3 @@ def _failures(answer: Any, ids: tuple[str, ...]) -> tuple[str, ...]:
     named = tuple(item["itemIdentifier"] for item in answer["batchItemFailures"])
     assert set(named) <= set(ids), f"an unknown id fails the whole batch: {named}"
     return named
-
-
-def _names(backends: Any) -> set[str]:
-    return set(backends["us-east-1"].queues)

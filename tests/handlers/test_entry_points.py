@@ -178,6 +178,7 @@ def test_metrics_stand_under_the_service_alone_and_under_service_and_saga(
     stage.run_until_quiet()
     stage.sweep()
     emf = [line for line in output(capsys) if "_aws" in line]
+    assert {line.get("saga") for line in emf} == {"order", None}
     seen: dict[str, str] = {}
     for line in emf:
         (directive,) = line["_aws"]["CloudWatchMetrics"]

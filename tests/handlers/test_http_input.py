@@ -6,11 +6,14 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from typing import Any, Literal
 from urllib.parse import quote
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from saga_core.definition import SagaDefinition
 from saga_core.identity import encode_cursor
@@ -193,6 +196,59 @@ def test_fields_within_fields_are_named_by_their_path(staged: Staged):
             "lines.3.more": "Extra inputs are not permitted",
             "by_colour.red.sku": "Field required",
             "by_colour.red.colour": "Extra inputs are not permitted",
+        }
+        nothing_happened(stage, answer)
+
+
+class Cat(BaseModel):
+    """One of two."""
+
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    """The other."""
+
+    kind: Literal["dog"]
+
+
+class Quoting(BaseModel):
+    """Fields whose errors would quote what came in, if one let them."""
+
+    pet: Cat | Dog = Field(discriminator="kind")
+    own: str
+    borrowed: str
+    uuid: UUID
+    day: date
+
+    @field_validator("own")
+    @classmethod
+    def _own(cls, own: str) -> str:
+        raise PydanticCustomError("my_error", "not {own}", {"own": own})
+
+    @field_validator("borrowed")
+    @classmethod
+    def _borrowed(cls, borrowed: str) -> str:
+        raise PydanticCustomError("value_error", "not {borrowed}", {"borrowed": borrowed})
+
+
+def test_no_error_of_a_validator_quotes_the_input(staged: Staged):
+    with staged(typed(Quoting)) as stage:
+        context = {
+            "pet": {"kind": CANARY},
+            "own": CANARY,
+            "borrowed": CANARY,
+            "uuid": CANARY,
+            "day": f"2027-{CANARY}",
+        }
+        answer = stage.http("POST", "/sagas/typed", context, key="a")
+        problem(stage, answer, 422, "invalid-context")
+        assert errors(answer) == {
+            "pet": "Input is not valid",
+            "own": "Input is not valid",
+            "borrowed": "Value error",
+            "uuid": "Input should be a valid UUID",
+            "day": "Input should be a valid date or datetime",
         }
         nothing_happened(stage, answer)
 
