@@ -46,7 +46,7 @@ demo: $(DEV) ## watch sagas succeed, compensate, crash and resume, on this machi
 	@$(BIN)/python -m saga_cli demo $(ARGS)
 
 test: $(DEV) ## all tests but those that need the build (ARGS='-k name' passes through)
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report= --cov-fail-under=0 $(ARGS)
 
 # ---------------------------------------------------------------- check, cheapest first
 

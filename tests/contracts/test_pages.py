@@ -108,7 +108,7 @@ def test_a_page_may_be_larger_than_one_batch_of_reads(under_test):
     assert page(under_test, limit=120).instances == tuple(sagas[:120])
 
 
-@pytest.mark.parametrize("state", EVERY, ids=str)
+@pytest.mark.parametrize("state", sorted(EVERY), ids=str)
 def test_a_state_lists_its_own(under_test, state):
     for one, bring in BRING.items():
         under_test.seed(bring(new(one.value.lower())))

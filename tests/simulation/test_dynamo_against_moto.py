@@ -217,24 +217,26 @@ class TestRefusedRequests:
         assert_same_item(both, key)
 
 
-class TestReading:
-    @pytest.fixture(scope="class")
-    def filled(self, both: SideBySide) -> SideBySide:
-        for n in range(7):
-            key: Item = {"pk": {"S": f"S#t#{n}"}, "sk": {"S": "STATE"}}
-            both.put(
-                {
-                    **key,
-                    "gs_pk": {"S": "W#7"},
-                    "sweep_at": {"N": str(n // 2)},
-                    "ls_pk": {"S": f"L#{n % 2}"},
-                    "ls_sk": {"S": f"{n:03}"},
-                    "ctx": {"S": "not projected"},
-                }
-            )
-        both.put({"pk": {"S": "no index key"}, "sk": {"S": "STATE"}, "gs_pk": {"S": "W#7"}})
-        return both
+@pytest.fixture(scope="module")
+def filled(both: SideBySide) -> SideBySide:
+    """Both, with items in their indexes."""
+    for n in range(7):
+        key: Item = {"pk": {"S": f"S#t#{n}"}, "sk": {"S": "STATE"}}
+        both.put(
+            {
+                **key,
+                "gs_pk": {"S": "W#7"},
+                "sweep_at": {"N": str(n // 2)},
+                "ls_pk": {"S": f"L#{n % 2}"},
+                "ls_sk": {"S": f"{n:03}"},
+                "ctx": {"S": "not projected"},
+            }
+        )
+    both.put({"pk": {"S": "no index key"}, "sk": {"S": "STATE"}, "gs_pk": {"S": "W#7"}})
+    return both
 
+
+class TestReading:
     @pytest.mark.parametrize("forward", [True, False])
     @pytest.mark.parametrize(
         ("index", "condition", "values"),
