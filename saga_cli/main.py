@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - the user's sagas are importable from here
     try:
-        return _command(args)(args)
+        status = _command(args)(args)
+        sys.stdout.flush()  # here, where a reader that has gone away is expected
+        return status
     except CommandError as exc:
         print(f"saga: {exc}", file=sys.stderr)
         return exc.exit
