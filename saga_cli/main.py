@@ -34,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - the user's sagas are importable from here
     try:
-        status = _command(args)(args)
-        sys.stdout.flush()  # here, where a reader that has gone away is expected
-        return status
+        try:
+            return _command(args)(args)
+        finally:
+            sys.stdout.flush()  # not at exit: here a reader that has gone away is expected
     except CommandError as exc:
         print(f"saga: {exc}", file=sys.stderr)
         return exc.exit
