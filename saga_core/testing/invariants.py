@@ -96,19 +96,21 @@ class Judge:
                     raise BrokenInvariantError("S7", f"{claim_id} claimed under a held lease")
                 self._claims[before.id, before.incarnation, epoch] += 1
             case Commit(claim_id=claim_id, before=seen):
-                if before.lane.lease is None or before.lane.lease.id != claim_id:
-                    raise BrokenInvariantError("S6", f"{claim_id} committed without the lease")
-                if seen.version != before.version:
-                    raise BrokenInvariantError("S6", f"{claim_id} committed over a version unseen")
-                spot = (before.id, before.incarnation, before.lane.epoch)
-                self._commits[spot] += 1
-                if self._commits[spot] > 1:
-                    raise BrokenInvariantError("S7", f"two commits of work item {spot[2]}")
-            case Redispatch():
-                if before.lane.lease is not None:
-                    raise BrokenInvariantError("S11", "a surplus message under a lease")
+                self._who_may_commit(claim_id, seen, before)
+            case Redispatch() if before.lane.lease is not None:
+                raise BrokenInvariantError("S11", "a surplus message under a lease")
             case _:
                 pass
+
+    def _who_may_commit(self, claim_id: str, seen: SagaInstance, before: SagaInstance) -> None:
+        if before.lane.lease is None or before.lane.lease.id != claim_id:
+            raise BrokenInvariantError("S6", f"{claim_id} committed without the lease")
+        if seen.version != before.version:
+            raise BrokenInvariantError("S6", f"{claim_id} committed over a version unseen")
+        spot = (before.id, before.incarnation, before.lane.epoch)
+        self._commits[spot] += 1
+        if self._commits[spot] > 1:
+            raise BrokenInvariantError("S7", f"two commits of work item {spot[2]}")
 
     def _indexed(self, after: SagaInstance) -> None:
         if (after.sweep_at is None) != (after.status in CLOSED):
