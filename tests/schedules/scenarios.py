@@ -25,6 +25,7 @@ from saga_core.testing.world import Refusal, World
 
 MAX_STEPS = 6_000  # of the scheduler; a run that needs more does not end
 MAX_RESUMES = 12
+OUTAGE = 600  # steps
 MOST_LETTERS = 16  # S11: messages of one saga at once, however many duplicates there are
 
 _some = dict.fromkeys(Fault, 0.03)
@@ -57,7 +58,7 @@ PROFILES = {
     "outage": Profile(
         {Fault.REFUSE: 0.5},
         {Fault.CRASH_AFTER: 0.3},
-        faults_end_at=600,
+        faults_end_at=OUTAGE,
         sweeper=False,
         hit=frozenset({"work", "revive"}),
     ),
@@ -189,7 +190,9 @@ def run(seed: int, profile: str, only: frozenset[int] | None = None) -> Outcome:
 
 def _until_done(sim: Simulation, scenario: Scenario) -> None:
     """Run; then repair, redrive and resume as a person would, until nothing is open."""
-    for _ in range(MAX_RESUMES):
+    patience = MAX_RESUMES
+    while patience:
+        patience -= sim.steps >= OUTAGE  # what is redriven during one comes back
         if not sim.run(sim.steps + MAX_STEPS):
             raise BrokenInvariantError("L6", f"still moving after {sim.steps} steps")
         stopped = [s for s in sim.sagas if s.status is SagaState.FAILED]
