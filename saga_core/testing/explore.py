@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from saga_core.authoring import Saga
 from saga_core.calls import StepCall
@@ -162,14 +162,18 @@ def explore(
     context: object,
     world: ObservableWorld,
     *,
+    faults: Literal[1, 2] = 1,
     codec: ContextCodec | None = None,
 ) -> Report:
-    """Run the saga with one fault at every place where one can happen.
+    """Run the saga with one fault at every place where one can happen, or with every two.
 
     Places are all effects of a run that completes, and of the roll-backs that
     follow when each step fails in turn; the faults at each are a crash before
     it, a crash after it, a lost answer, a refusal, a stall past the lease, and
     a request that arrives long after its time-out.
+
+    One fault a run takes a second or so. ``faults=2`` also tries every pair, the
+    second anywhere after the first: some hundred times as many runs.
     """
     prover = _prover(saga, context, world, codec)
     prover.world.reset()
@@ -183,12 +187,25 @@ def explore(
         for step in prover.definition.steps
     ]
     for label, definition in variants:
-        for number, effect in enumerate(prover.run(definition, {}).effects):
-            for fault in faults_for(effect):
-                run = prover.run(definition, {number: fault})
-                schedule = f"{label}{fault} at {describe(effect)}"
-                prover.judge(run, schedule, untouched=untouched, completed=completed)
+        for place, fault in _places(prover.run(definition, {})):
+            first = prover.run(definition, {place: fault})
+            told = f"{label}{fault} at {describe(first.effects[place])}"
+            prover.judge(first, told, untouched=untouched, completed=completed)
+            for later, another in _places(first, after=place) if faults > 1 else ():
+                second = prover.run(definition, {place: fault, later: another})
+                also = f"{told}, {another} at {describe(second.effects[later])}"
+                prover.judge(second, also, untouched=untouched, completed=completed)
     return prover.report("exploration")
+
+
+def _places(run: _Run, after: int = -1) -> list[tuple[int, Fault]]:
+    """Where something can go wrong in this run, and what."""
+    return [
+        (number, fault)
+        for number, effect in enumerate(run.effects)
+        if number > after
+        for fault in faults_for(effect)
+    ]
 
 
 def prove_rollback(

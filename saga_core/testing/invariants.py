@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from saga_core.calls import Direction
+from saga_core.calls import Direction, StepCall
 from saga_core.definition import SagaDefinition
 from saga_core.effects import Claim, Commit, Create, Record, Redispatch
-from saga_core.instance import CLOSED, SagaInstance, SagaState, StepCode
+from saga_core.instance import CLOSED, Key, SagaInstance, SagaState, StepCode
 from saga_core.testing.simulation import BrokenInvariantError, Simulation, Write
 from saga_core.testing.world import World
+from saga_core.transition import MAX_STALLS
+
+Attempted = tuple[str, str, Direction, int]  # saga id, step, way, and after how many resumes
 
 
 @dataclass(slots=True)
@@ -31,16 +34,21 @@ class Judge:
     violations: list[BrokenInvariantError] = field(default_factory=list)
     _claims: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     _commits: Counter[tuple[str, str, int]] = field(default_factory=Counter)
-    _turned: set[str] = field(default_factory=set)
     _cancelled: dict[str, int] = field(default_factory=dict)
+    _calls: Counter[Attempted] = field(default_factory=Counter)
+    _resumed_at: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    _started: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _refs: dict[str, str] = field(default_factory=dict)
+    _writers: dict[int, Key] = field(default_factory=dict)
     _spent: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def on_write(self, write: Write) -> None:
         """Judge one write."""
         before, after = write.before, write.after
-        if isinstance(write.effect, Create) or before is None:
-            return
-        if before.incarnation != after.incarnation:
+        self._on_its_own(write, after)
+        self._refs[after.id] = after.definition
+        if before is None or before.incarnation != after.incarnation:
+            self._begun(write, before, after)
             return
         self._closed_is_final(write, before, after)
         self._counts(write, before, after)
@@ -48,22 +56,41 @@ class Judge:
         self._indexed(after)
         self._one_way(before, after)
         self._in_order(after)
+        if after.stalls > MAX_STALLS:
+            raise BrokenInvariantError("S13", f"{after.id} stalled {after.stalls} times")
+        if before.status is SagaState.FAILED and after.live:
+            self._resumed_at[after.id].append(after.version)
         spent = (s.name for s in after.steps if s.code is StepCode.COMPENSATION_FAILED)
         self._spent[after.id].update(spent)
 
-    def on_call(self, saga_id: str, direction: Direction, fence: int) -> None:
+    def on_call(self, call: StepCall) -> None:
         """Judge one call of a handler, as it begins.
 
         Kept for the end: raised here, it would pass for the handler's failure.
         """
-        if direction is Direction.FORWARD and fence > self._cancelled.get(saga_id, fence):
-            text = f"{saga_id}: forward call {fence} after the cancel"
+        forward = call.direction is Direction.FORWARD
+        if forward and call.fence > self._cancelled.get(call.saga_id, call.fence):
+            text = f"{call.saga_id}: forward call {call.fence} after the cancel"
             self.violations.append(BrokenInvariantError("S9", text))
+        # A request may arrive long after its worker sent it: its fence says when that was.
+        resumes = sum(version <= call.fence for version in self._resumed_at[call.saga_id])
+        spot = (call.saga_id, call.step, call.direction, resumes)
+        self._calls[spot] += 1
+        if not forward and call.step not in self._started[call.saga_id]:
+            text = f"{call.step} is undone and was never started"
+            self.violations.append(BrokenInvariantError("S8", text))
+        step = self.definitions[self._refs[call.saga_id]].step(call.step)
+        policy = step.retry if forward else step.compensation_retry
+        if self._calls[spot] > policy.max_attempts + policy.max_lost:
+            text = f"{call.step} {call.direction} was called {self._calls[spot]} times"
+            self.violations.append(BrokenInvariantError("S13", text))
 
     def at_the_end(self, sim: Simulation) -> None:
         """Judge the world when all is quiet."""
         for violation in self.violations:
             raise violation
+        if self.world.landed_late:
+            raise BrokenInvariantError("S15", "an effect after its own undo")
         for saga in sim.sagas:
             self._world_agrees(saga)
             self._keys(saga)
@@ -73,6 +100,19 @@ class Judge:
                 )
 
     # -- each write -----------------------------------------------------------------
+
+    def _begun(self, write: Write, before: SagaInstance | None, after: SagaInstance) -> None:
+        """A saga begins once under its id; again only when the one before has expired."""
+        if not isinstance(write.effect, Create):
+            raise BrokenInvariantError("S10", f"{after.id} begun by {type(write.effect).__name__}")
+        expired = before is None or (before.expires_at or after.created_at) < after.created_at
+        if not expired:
+            raise BrokenInvariantError("S10", f"a second {after.id} in place of the first")
+
+    def _on_its_own(self, write: Write, after: SagaInstance) -> None:
+        """An invocation writes one saga, of one tenant."""
+        if self._writers.setdefault(write.by, after.key) != after.key:
+            raise BrokenInvariantError("S16", f"{write.by} wrote {after.key} too")
 
     def _closed_is_final(self, write: Write, before: SagaInstance, after: SagaInstance) -> None:
         if before.status in CLOSED:
@@ -95,6 +135,8 @@ class Judge:
                 if lease is not None and lease.until >= at:
                     raise BrokenInvariantError("S7", f"{claim_id} claimed under a held lease")
                 self._claims[before.id, before.incarnation, epoch] += 1
+                if before.phase is Direction.FORWARD:
+                    self._started[before.id].add(before.steps[before.lane.index].name)
             case Commit(claim_id=claim_id, before=seen):
                 self._who_may_commit(claim_id, seen, before)
             case Redispatch() if before.lane.lease is not None:
@@ -121,6 +163,9 @@ class Judge:
     def _one_way(self, before: SagaInstance, after: SagaInstance) -> None:
         if before.phase is Direction.COMPENSATION and after.phase is Direction.FORWARD:
             raise BrokenInvariantError("S3", "forward again after compensation began")
+        back = after.phase is Direction.COMPENSATION
+        if after.live and back != (after.status is SagaState.COMPENSATING):
+            raise BrokenInvariantError("S3", f"{after.phase} and {after.status}")
         if after.cancel is not None and before.cancel is None and after.phase is Direction.FORWARD:
             self._cancelled[after.id] = after.version
         if after.id in self._cancelled and after.status is SagaState.COMPLETED:
@@ -149,11 +194,13 @@ class Judge:
 
     def _world_agrees(self, saga: SagaInstance) -> None:
         definition = self.definitions[saga.definition]
-        for step in definition.steps:
+        for step, record in zip(definition.steps, saga.steps, strict=True):
             spot = (saga.id, step.name)
             acts, undos = self.world.acts[spot], self.world.undos[spot]
             if acts > 1 or undos > 1:
                 raise BrokenInvariantError("S1", f"{spot}: {acts} effects, {undos} undos")
+            if record.code is StepCode.SKIPPED:
+                continue  # a person vouches for it
             if saga.status is SagaState.COMPLETED and (acts, undos) != (1, 0):
                 raise BrokenInvariantError(
                     "S2", f"{spot}: {acts} effects, {undos} undos, COMPLETED"

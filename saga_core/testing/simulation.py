@@ -69,6 +69,7 @@ SWEEP_EVERY_MS = 60_000
 LOOK_AHEAD_MS = 60_000
 TRY_AGAIN_MS = 20_000
 BEGINNING = 1_800_000_000_000
+TENANT = "default"
 
 
 class BrokenInvariantError(AssertionError):
@@ -289,13 +290,15 @@ class Simulation:
 
     # -- what a test asks for -----------------------------------------------------
 
-    def begin(self, definition: SagaDefinition, context: object, key: str) -> str:
+    def begin(
+        self, definition: SagaDefinition, context: object, key: str, *, tenant: str = TENANT
+    ) -> str:
         """Start a saga, as a client does who tries again until it is answered."""
         text = self.codec.encode(context)
         new = create(
             definition,
-            saga_id=saga_id_for("default", key),
-            tenant="default",
+            saga_id=saga_id_for(tenant, key),
+            tenant=tenant,
             incarnation=f"{self._id():08x}",
             input_fingerprint=input_fingerprint(definition.name, text),
             context=text,
@@ -304,9 +307,11 @@ class Simulation:
         self._clients.append((self.now, new))
         return new.id
 
-    def ask(self, at: int, saga_id: str, event: Callable[[int], Request]) -> None:
+    def ask(
+        self, at: int, saga_id: str, event: Callable[[int], Request], *, tenant: str = TENANT
+    ) -> None:
         """Send a request at a time: ``event`` is given the moment."""
-        self.requests.append(Asked(at, Key("default", saga_id), event))
+        self.requests.append(Asked(at, Key(tenant, saga_id), event))
 
     def deploy(self, at: int, definitions: dict[str, SagaDefinition]) -> None:
         """From then on these are what workers can run."""

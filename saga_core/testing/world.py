@@ -27,6 +27,10 @@ class World:
         undos: How often it was taken back.
         keys: Under which idempotency keys, by step and direction.
         order: Every effect and undo, as it happened.
+        refused_late: Requests that came after their own undo, and were refused.
+        landed_late: Such requests that took effect: 0 with tombstones.
+        repeated: Requests that the participant had answered before.
+        undone_nothing: Undos that found nothing to take back.
         tombstones: False turns the marks off, as a participant that forgets them.
     """
 
@@ -35,6 +39,7 @@ class World:
     keys: dict[tuple[str, str, Direction], set[str]] = field(default_factory=dict)
     order: list[tuple[str, str, Direction]] = field(default_factory=list)
     refused_late: int = 0
+    landed_late: int = 0
     repeated: int = 0
     undone_nothing: int = 0
     tombstones: bool = True
@@ -49,6 +54,7 @@ class World:
             raise Refusal("undone before it arrived")
         if self._repeated(call):
             return
+        self.landed_late += spot in self._undone
         self.acts[spot] += 1
         self.order.append((*spot, Direction.FORWARD))
 

@@ -1,19 +1,36 @@
-"""Runs schedules until one breaks an invariant: ``-m tests.schedules.hunt PROFILE SEEDS``."""
+"""Runs schedules until one breaks an invariant: ``-m tests.schedules.hunt PROFILE SEEDS``.
+
+``every-state`` in place of a profile visits every state of small sagas instead.
+"""
 
 from __future__ import annotations
 
 import sys
 
+from tests.schedules.exhaustive import ContradictionError, definitions, explore
 from tests.schedules.scenarios import run
 
 
 def main(profile: str, seeds: int) -> int:
+    if profile == "every-state":
+        return visit()
     for seed in range(seeds):
         outcome = run(seed, profile)
         if outcome.broken is not None:
-            sys.stdout.write(f"{outcome.broken.name} at seed {seed}: {outcome.broken}\n")
+            sys.stdout.write(f"{outcome.broken.name} in {seed + 1} schedules: {outcome.broken}\n")
             return 1
     sys.stdout.write(f"nothing in {seeds} schedules\n")
+    return 0
+
+
+def visit() -> int:
+    for definition in definitions(most_steps=1):
+        try:
+            explore(definition)
+        except ContradictionError as broken:
+            sys.stdout.write(f"core {broken}\n")
+            return 1
+    sys.stdout.write("nothing in any state\n")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The long version: ``python -m tests.schedules.long [SCHEDULES]`` (``make simulate``).
 
-Random schedules of every profile, every pair of faults of the shipped examples'
-runs by sampling, and every state of sagas up to two steps.
+Random schedules of every profile, every pair of faults of every shipped example,
+every state of sagas up to two steps, and every planted bug.
 """
 
 from __future__ import annotations
@@ -10,43 +10,74 @@ import multiprocessing
 import secrets
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.pool import Pool
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tests.schedules.exhaustive import definitions, explore
+from saga_core.testing import explore
+from tests.schedules.examples import EXAMPLES, Services
+from tests.schedules.exhaustive import definitions
+from tests.schedules.exhaustive import explore as visit
+from tests.schedules.planted import BUGS, Bug, hunt
 from tests.schedules.scenarios import PROFILES, run, told
 
 CHUNK = 500
+MOST_STEPS = 2
 
 
-def chunk(job: tuple[str, int]) -> tuple[str, str | None]:
+def chunk(job: tuple[str, int]) -> str | None:
     profile, first = job
     for seed in range(first, first + CHUNK):
         outcome = run(seed, profile)
         if outcome.broken is not None:
-            return profile, told(outcome)
-    return profile, None
+            return told(outcome)
+    return None
+
+
+def pairs(name: str) -> tuple[bool, str]:
+    saga, context = EXAMPLES[name]
+    report = explore(saga, context, Services(), faults=2)
+    return report.ok, str(report)
+
+
+def planted(bug: Bug) -> str:
+    with TemporaryDirectory() as folder:
+        return hunt(bug, Path(folder))
 
 
 def main(schedules: int) -> int:
+    """Say what was run, part by part; 1 at the first thing found."""
+    with multiprocessing.Pool() as pool:
+        for line, ok in _parts(pool, schedules):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            if not ok:
+                return 1
+    return 0
+
+
+def _parts(pool: Pool, schedules: int) -> Iterator[tuple[str, bool]]:
     first = secrets.randbelow(1 << 40)
     per_profile = max(1, schedules // CHUNK // len(PROFILES))
     jobs = [(p, first + n * CHUNK) for n in range(per_profile) for p in PROFILES]
     began = time.perf_counter()
-    done = 0
-    with multiprocessing.Pool() as pool:
-        for _, broken in pool.imap_unordered(chunk, jobs):
-            if broken is not None:
-                sys.stdout.write(broken + "\n")
-                return 1
-            done += CHUNK
-    rate = done / (time.perf_counter() - began) * 60
-    sys.stdout.write(f"{done:,} schedules from seed {first}, {rate:,.0f} a minute: none broke\n")
-    with multiprocessing.Pool() as pool:
-        counted = pool.map(explore, definitions(most_steps=2), chunksize=1)
-    states, moves = (sum(column) for column in zip(*counted, strict=True))
-    sys.stdout.write(
-        f"{len(counted)} definitions up to two steps: {states:,} states, {moves:,} transitions\n"
+    for broken in pool.imap_unordered(chunk, jobs):
+        if broken is not None:
+            yield broken, False
+    rate = len(jobs) * CHUNK / (time.perf_counter() - began) * 60
+    yield (
+        f"{len(jobs) * CHUNK:,} schedules from seed {first}, {rate:,.0f} a minute: none broke",
+        True,
     )
-    return 0
+    for ok, report in pool.imap(pairs, EXAMPLES):
+        yield f"every pair of faults, {report}", ok
+    counted = pool.map(visit, definitions(MOST_STEPS), chunksize=1)
+    states, moves = (sum(column) for column in zip(*counted, strict=True))
+    shapes = f"{len(counted)} definitions up to {MOST_STEPS} steps"
+    yield f"{shapes}: {states:,} states, {moves:,} transitions", True
+    for bug, found in zip(BUGS, pool.imap(planted, BUGS), strict=True):
+        yield f"{bug.name} ({bug.profile}): {found}", found.split(" ")[0] in bug.found_by
 
 
 if __name__ == "__main__":

@@ -6,27 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from examples.order import Order, order
-from examples.services import world
-from examples.travel import Trip, travel
 from saga_core import RetryPolicy, Saga, SagaDefinition, StepCall
 from saga_core.testing import explore, prove_rollback
-
-
-class Services:
-    """The examples' services, as the checker wants to see them."""
-
-    def reset(self) -> None:
-        world.reset()
-
-    def snapshot(self) -> object:
-        return sorted(world.standing()), sorted(world.shelf.items())
-
-
-EXAMPLES: dict[str, tuple[Saga | SagaDefinition, object]] = {
-    "order": (order, Order(sku="tea", quantity=2)),
-    "travel": (travel, Trip(hotel="inn", flight="dawn", car="compact")),
-}
+from tests.schedules.examples import EXAMPLES, Services
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -39,6 +21,15 @@ def test_every_single_fault_of_an_example_ends_well(
     assert str(report) == f"exploration of {name}: {report.runs} runs, 0 findings"
     with capsys.disabled():
         print(f"\n  {name}: {report.runs} runs, one fault each")  # noqa: T201
+
+
+def test_every_pair_of_faults_of_an_example_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the smallest example; ``make simulate`` takes all of them."""
+    saga, context = EXAMPLES["checkout"]
+    report = explore(saga, context, Services(), faults=2)
+    assert report.ok, report
+    with capsys.disabled():
+        print(f"\n  checkout: {report.runs} runs, one fault or two")  # noqa: T201
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

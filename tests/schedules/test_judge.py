@@ -9,7 +9,7 @@ import pytest
 
 from saga_core import Saga, SagaDefinition, StepCall
 from saga_core.calls import Direction
-from saga_core.effects import Claim, Commit, Effect, MarkSwept, Record, Redispatch
+from saga_core.effects import Claim, Commit, Create, Effect, MarkSwept, Record, Redispatch
 from saga_core.errors import IllegalEventError
 from saga_core.instance import (
     Cancel,
@@ -23,6 +23,7 @@ from saga_core.instance import (
 from saga_core.testing import BrokenInvariantError, Chooser, Judge, Profile, Simulation, World
 from saga_core.testing.explore import _difference, explore
 from saga_core.testing.simulation import Process, Write
+from saga_core.transition import MAX_STALLS
 
 AT = 1_000_000
 
@@ -120,6 +121,30 @@ BAD_WRITES: dict[str, tuple[str, Effect[object], SagaInstance, SagaInstance]] = 
         moved(held(), sweep_at=None),
     ),
     "an open saga that expires": ("S12", CLAIM, instance(), moved(held(), expires_at=AT)),
+    "a roll-back that is not recorded": (
+        "S3",
+        CLAIM,
+        instance(),
+        moved(instance(phase=Direction.COMPENSATION)),
+    ),
+    "more visits to the dead letters than there may be": (
+        "S13",
+        Record(instance(), instance()),
+        instance(),
+        moved(instance(), stalls=MAX_STALLS + 1),
+    ),
+    "a second saga in place of the first": (
+        "S10",
+        Create(instance(incarnation="1")),
+        instance(),
+        instance(incarnation="1"),
+    ),
+    "a saga that is not begun by its start": (
+        "S10",
+        Record(closed, closed),
+        closed,
+        instance(incarnation="1"),
+    ),
     "forward again": (
         "S3",
         Record(instance(), instance()),
@@ -163,9 +188,9 @@ def test_a_cancelled_saga_may_not_complete_nor_go_forward() -> None:
     strict = judge()
     cancelled = moved(instance(), cancel=Cancel("x", AT))
     strict.on_write(Write(1, Record(instance(), cancelled), instance(), cancelled))
-    strict.on_call("s", Direction.FORWARD, fence=cancelled.version)
+    strict.on_call(call("a", "a:F", fence=cancelled.version))
     assert not strict.violations
-    strict.on_call("s", Direction.FORWARD, fence=cancelled.version + 1)
+    strict.on_call(call("b", "b:F", fence=cancelled.version + 1))
     with pytest.raises(BrokenInvariantError, match="S9"):
         strict.at_the_end(simulation())
     finished = moved(
@@ -175,8 +200,49 @@ def test_a_cancelled_saga_may_not_complete_nor_go_forward() -> None:
         strict.on_write(Write(1, Commit(held(), held(), "c1"), held(), finished))
 
 
-def test_what_begins_anew_under_an_old_id_is_no_contradiction() -> None:
-    judge().on_write(Write(1, Record(closed, closed), closed, instance(incarnation="1")))
+def test_what_begins_anew_when_the_one_before_has_expired_is_no_contradiction() -> None:
+    strict, new = judge(), instance(incarnation="1", created_at=AT + 1)
+    strict.on_write(Write(1, Create(instance()), None, instance()))
+    strict.on_write(Write(2, Create(new), closed, new))
+
+
+def test_an_invocation_that_writes_two_sagas_is_refused() -> None:
+    strict, neighbour = judge(), instance(tenant="neighbour")
+    strict.on_write(Write(1, Create(instance()), None, instance()))
+    with pytest.raises(BrokenInvariantError, match="S16"):
+        strict.on_write(Write(1, Create(neighbour), None, neighbour))
+
+
+def begun(*, claimed: bool) -> Judge:
+    strict = judge()
+    strict.on_write(Write(1, Create(instance()), None, instance()))
+    if claimed:
+        strict.on_write(Write(2, CLAIM, instance(), moved(held())))
+    return strict
+
+
+def test_an_undo_of_what_never_started_is_refused() -> None:
+    strict = begun(claimed=True)
+    strict.on_call(call("a", "a:C", Direction.COMPENSATION))
+    assert not strict.violations
+    strict.on_call(call("b", "b:C", Direction.COMPENSATION))
+    with pytest.raises(BrokenInvariantError, match="S8"):
+        strict.at_the_end(simulation())
+
+
+def test_a_budget_begins_anew_with_a_resume_only() -> None:
+    strict, policy = begun(claimed=False), D.step("a").retry
+    budget = policy.max_attempts + policy.max_lost
+    for _ in range(budget):
+        strict.on_call(call("a", "a:F"))
+    parked = instance(status=SagaState.FAILED)
+    resumed = moved(instance())
+    strict.on_write(Write(3, Record(parked, resumed), parked, resumed))
+    strict.on_call(call("a", "a:F", fence=resumed.version))
+    assert not strict.violations
+    strict.on_call(call("a", "a:F"))  # sent before the resume, arrived after it
+    with pytest.raises(BrokenInvariantError, match="S13"):
+        strict.at_the_end(simulation())
 
 
 def simulation(*sagas: SagaInstance) -> Simulation:
@@ -186,7 +252,9 @@ def simulation(*sagas: SagaInstance) -> Simulation:
     return sim
 
 
-def call(step: str, key: str, direction: Direction = Direction.FORWARD) -> StepCall:
+def call(
+    step: str, key: str, direction: Direction = Direction.FORWARD, *, fence: int = 1
+) -> StepCall:
     return StepCall(
         saga_id="s",
         step=step,
@@ -194,7 +262,7 @@ def call(step: str, key: str, direction: Direction = Direction.FORWARD) -> StepC
         attempt=1,
         idempotency_key=key,
         execute_key=f"{step}:F",
-        fence=1,
+        fence=fence,
         deadline=None,  # type: ignore[arg-type]  # nobody looks at it
     )
 
@@ -228,6 +296,12 @@ def two_keys(world: World) -> None:
     world.undo(call("a", "two", Direction.COMPENSATION))
 
 
+def landed_after_its_undo(world: World) -> None:
+    world.tombstones = False
+    world.undo(call("a", "a:C", Direction.COMPENSATION))
+    world.act(call("a", "a:F"))
+
+
 compensated = replace(closed, status=SagaState.COMPENSATED)
 failed = instance(status=SagaState.FAILED, lane=Lane(index=1))
 
@@ -241,6 +315,7 @@ failed = instance(status=SagaState.FAILED, lane=Lane(index=1))
         ("S3", compensated, one_of_two),
         ("S3", failed, one_of_two),
         ("S8", compensated, undone_in_order_of_doing),
+        ("S15", compensated, landed_after_its_undo),
         ("L1", instance(), nothing),
     ],
 )
