@@ -37,7 +37,7 @@ RIGHTS = {
         "${DeadLettersLogGroup.Arn}": LOGS,
         TABLE: {"dynamodb:GetItem", "dynamodb:UpdateItem"},
         "${WorkQueue.Arn}": SEND,
-        "${DeadLetterQueue.Arn}": RECEIVE | POSTPONE,
+        "${DeadLetterQueue.Arn}": RECEIVE,
     },
     "SweeperRole": {
         "${SweeperLogGroup.Arn}": LOGS,
