@@ -30,6 +30,7 @@ SCAN := $(VENV)-scan/.complete
 LOCK := $(VENV)-lock/.complete
 MODEL := $(VENV)-model/.complete
 AUDIT := $(VENV)-audit/.complete
+E2E := $(VENV)-e2e/.complete
 
 # sam and checkov ask the network for newer versions of themselves and report their use; not here.
 SAM := SAM_CLI_TELEMETRY=0 __SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-deploy/bin/sam
@@ -37,7 +38,7 @@ CHECKOV := CKV_SKIP_PACKAGE_UPDATE_CHECK=true $(VENV)-scan/bin/checkov
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---------------------------------------------------------------- run
 
@@ -96,6 +97,11 @@ scan: $(SCAN) ## security rules on template.yaml
 artifact: $(DEV) ## import every handler from the built artifact
 	$(BIN)/python -m pytest -s tests/artifact
 
+.PHONY: e2e
+e2e: $(E2E) $(DEPLOY) ## deploy on an emulated AWS, run sagas from outside, write build/e2e/report.md
+	__SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-e2e/bin/python -m tests.e2e \
+	  --sam $(VENV)-deploy/bin/sam $(ARGS)
+
 # ---------------------------------------------------------------- change
 
 .PHONY: fix mutate simulate check-model lock sbom audit deploy clean
@@ -120,7 +126,7 @@ UV = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 -
 lock: $(LOCK) ## choose versions anew (none younger than a week) and write requirements/
 	$(UV) pyproject.toml --extra cli --group dev -o requirements/dev.txt
 	$(UV) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
-	for group in deploy scan audit pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
+	for group in deploy scan audit e2e pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
 
 sbom: $(AUDIT) ## write build/sbom.json: what is in the Lambda artifact (CycloneDX)
 	@mkdir -p build
@@ -131,11 +137,11 @@ sbom: $(AUDIT) ## write build/sbom.json: what is in the Lambda artifact (Cyclone
 audit: $(AUDIT) ## look the artifact's libraries up among known vulnerabilities
 	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
 
-deploy: build ## build, then `sam deploy --guided` (credentials are yours to set)
-	$(SAM) deploy --guided --parameter-overrides Architecture=$(SAGA_ARCH)
+deploy: build ## build, then `sam deploy --guided`, or with ARGS (credentials are yours to set)
+	$(SAM) deploy $(or $(ARGS),--guided --parameter-overrides Architecture=$(SAGA_ARCH))
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit build dist .aws-sam mutants htmlcov \
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit $(VENV)-e2e build dist .aws-sam mutants htmlcov \
 	  .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -200,6 +206,10 @@ $(SCAN): requirements/scan.txt requirements/pip.txt
 
 $(AUDIT): requirements/audit.txt requirements/pip.txt
 	$(call environment,requirements/audit.txt)
+	@touch $@
+
+$(E2E): requirements/e2e.txt requirements/pip.txt
+	$(call environment,requirements/e2e.txt)
 	@touch $@
 
 $(LOCK): requirements/lock.txt requirements/pip.txt

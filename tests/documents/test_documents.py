@@ -13,15 +13,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from saga_cli.local.stack import LocalStack
 from saga_cli.main import parser
+from tests.fakes import template
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "adr").glob("*.md")]
 )
-KINDS = {"python", "sh", "http", "json", "mermaid", "text"}
+KINDS = {"python", "sh", "http", "json", "mermaid", "text", "yaml"}
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)]+)\)")
 
@@ -83,12 +85,32 @@ def test_every_command_exists_as_it_is_typed(block: Block) -> None:
         words = shlex.split(command)
         assert words[0] in ("make", "saga"), f"{command}: nobody tests that"
         if words[0] == "make":
-            dry = subprocess.run(
-                ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
-            )
-            assert dry.returncode == 0, dry.stderr
+            _make_knows(words)
         else:
             parser().parse_args(words[1:])  # exits when it is wrong
+
+
+def _make_knows(words: list[str]) -> None:
+    dry = subprocess.run(
+        ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert dry.returncode == 0, dry.stderr
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_a_pipeline_is_yaml_and_calls_what_the_makefile_has(block: Block) -> None:
+    commands = [c for c in _strings(yaml.safe_load(block.text)) if c.startswith("make ")]
+    assert commands
+    for command in commands:
+        _make_knows(shlex.split(command))
+
+
+def _strings(node: object) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from _strings(child)
 
 
 @pytest.mark.parametrize("block", blocks("http"), ids=str)
@@ -133,6 +155,19 @@ def test_every_drawing_is_of_a_kind_that_mermaid_knows(block: Block) -> None:
     for pair in ("()", "[]", "{}"):
         assert block.text.count(pair[0]) == block.text.count(pair[1])
     assert block.text.count('"') % 2 == 0
+
+
+def test_every_parameter_of_the_template_is_explained_as_it_is_there() -> None:
+    described = template.load()
+    interface = described["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    grouped = [name for group in interface for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(described["Parameters"])
+    for group in interface:
+        assert f"### {group['Label']['default']}\n" in page
+    for name, parameter in described["Parameters"].items():
+        default = f"`{parameter['Default']}`" if parameter["Default"] != "" else "none"
+        assert f"| `{name}` | {default} | {' '.join(parameter['Description'].split())} |\n" in page
 
 
 def test_the_lint_rules_are_all_explained() -> None:
