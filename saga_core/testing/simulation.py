@@ -52,6 +52,7 @@ from saga_core.turn import (
     Delivery,
     Started,
     Starting,
+    Verdict,
     WorkMessage,
     request,
     revive,
@@ -283,6 +284,7 @@ class Simulation:
     writes: int = 0
     most_letters: int = 0
     invocations: int = 0
+    _committed: dict[Key, int] = field(default_factory=dict)  # by which process, last
     _ids: int = 0
     _deployments: list[tuple[int, dict[str, SagaDefinition]]] = field(default_factory=list)
     _clients: list[tuple[int, SagaInstance]] = field(default_factory=list)
@@ -438,6 +440,7 @@ class Simulation:
         if isinstance(result, Decision):
             self.seen[result.verdict.value] += 1
             self.seen["own write recognised"] += result.recognised
+            self._recognises_itself(process, result)
             acknowledge = result.acknowledge
             self._note(process, f"{result.verdict.value}")
         else:
@@ -458,6 +461,13 @@ class Simulation:
             process.queue.remove(process.letter)
             if self.faulty and self.chooser.happens(self.profile.undelete, "delete lost"):
                 process.queue.append(process.letter)
+
+    def _recognises_itself(self, process: Process, result: Decision) -> None:
+        """Whoever wrote last is not fenced off: the other it sees is itself."""
+        if result.verdict is not Verdict.FENCED or result.before is None:
+            return
+        if self._committed.get(result.before.key) == process.id:
+            raise BrokenInvariantError("E2", f"work {process.id} is fenced off by its own commit")
 
     # -- processes ----------------------------------------------------------------
 
@@ -638,6 +648,8 @@ class Simulation:
             return TooLarge(exc, self.now + process.skew_ms)
         if isinstance(reply, Written):
             self.writes += 1
+            if isinstance(effect, Commit):
+                self._committed[key] = process.id
             self.on_write(Write(process.id, effect, before, reply.instance))
         return reply
 

@@ -257,8 +257,6 @@ def _no_attempt_burned(sim: Simulation, profile: str) -> None:
             if not refused and (step.attempts > 1 or step.undo_attempts > 1):
                 most = max(step.attempts, step.undo_attempts)
                 raise BrokenInvariantError("E2", f"{step.name}: {most} attempts one way")
-    if profile == "ambiguous" and not sim.seen["request accepted"] and sim.seen["fenced"]:
-        raise BrokenInvariantError("E2", "fenced off by a write of its own")
     if profile == "fault-free" and not sim.seen["request accepted"]:
         for saga in sim.sagas:
             moves = saga.lane.epoch - 1

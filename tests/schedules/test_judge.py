@@ -24,6 +24,7 @@ from saga_core.testing import BrokenInvariantError, Chooser, Judge, Profile, Sim
 from saga_core.testing.explore import _difference, explore
 from saga_core.testing.simulation import Process, Write
 from saga_core.transition import MAX_STALLS
+from saga_core.turn import Decision, Verdict
 
 AT = 1_000_000
 
@@ -335,6 +336,15 @@ def test_an_invocation_that_sends_twice_is_refused() -> None:
     sim.sends[1] = 2
     with pytest.raises(BrokenInvariantError, match="S11"):
         sim._settle(process, None)
+
+
+def test_an_invocation_that_is_fenced_off_by_itself_is_refused() -> None:
+    sim = simulation()
+    fenced = Decision(verdict=Verdict.FENCED, acknowledge=False, before=instance())
+    sim._committed[instance().key] = 2
+    sim._settle(Process(1, "work", _idle(), AT, 0, None, None, None, 0), fenced)
+    with pytest.raises(BrokenInvariantError, match="E2"):
+        sim._settle(Process(2, "work", _idle(), AT, 0, None, None, None, 0), fenced)
 
 
 def test_an_invocation_that_is_out_of_time_dies() -> None:
