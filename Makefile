@@ -104,7 +104,7 @@ e2e: $(E2E) $(DEPLOY) ## deploy on an emulated AWS, run sagas from outside, writ
 
 # ---------------------------------------------------------------- change
 
-.PHONY: fix mutate simulate check-model lock sbom audit deploy clean
+.PHONY: fix mutate simulate reach check-model lock sbom audit deploy clean
 fix: $(DEV) ## format, and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -117,6 +117,12 @@ mutate: $(DEV) ## mutation testing of saga_core; prints the survivors
 SCHEDULES ?= 1000000
 simulate: $(DEV) ## a million random schedules, and every state of small sagas (SCHEDULES=n)
 	$(BIN)/python -m tests.schedules.long $(SCHEDULES)
+
+reach: $(DEV) ## what of the turns and transitions the simulations reach by themselves
+	COVERAGE_FILE=.coverage.reach $(BIN)/python -m pytest --numprocesses=auto tests/schedules \
+	  --cov --cov-report= --cov-fail-under=0
+	COVERAGE_FILE=.coverage.reach $(BIN)/coverage report --fail-under=95 \
+	  --include=saga_core/turn.py,saga_core/transition.py
 
 check-model: $(MODEL) ## the protocol's TLA+ model, and its rules broken on purpose (needs Java)
 	$(VENV)-model/bin/python spec/check.py $(ARGS)
@@ -142,7 +148,7 @@ deploy: build ## build, then `sam deploy --guided`, or with ARGS (credentials ar
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit $(VENV)-e2e build dist .aws-sam mutants htmlcov \
-	  .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	  .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------- the Lambda artifact
