@@ -288,17 +288,9 @@ def _redispatch(found: SagaInstance, nudge_id: str, at: int, spread: int) -> Tur
     delay = dispatch_delay(found, at)
     if delay is None:
         return _done(Verdict.LONG_TIMER, found)
-    won = False
-    if isinstance(nudge(found, nudge_id=nudge_id, now=at), Moved):
-        reply = yield from Redispatch(found, nudge_id, at)
-        match reply:
-            case Written():
-                won = True
-            case Refused(now_found):
-                held = now_found.lane.nudge if now_found is not None else None
-                won = held is not None and held.id == nudge_id
-            case Unavailable() | TooLarge():
-                return _keep(Verdict.STORE_UNAVAILABLE, found)
+    won = yield from _win_guard(found, nudge_id, at)
+    if won is None:
+        return _keep(Verdict.STORE_UNAVAILABLE, found)
     if not won:
         # Not acknowledged: it may be a second delivery of the winner's message,
         # and the winner may die before it has sent.
@@ -307,6 +299,21 @@ def _redispatch(found: SagaInstance, nudge_id: str, at: int, spread: int) -> Tur
     if not (yield from Send(found, delay, "redispatch")):
         return _keep(Verdict.SEND_FAILED, found)
     return _done(Verdict.REDISPATCHED, found)
+
+
+def _win_guard(found: SagaInstance, nudge_id: str, at: int) -> Turn[bool | None]:
+    """The right to send one surplus message; None when the store does not say who has it."""
+    if isinstance(nudge(found, nudge_id=nudge_id, now=at), Ignored):
+        return False
+    reply = yield from Redispatch(found, nudge_id, at)
+    match reply:
+        case Written():
+            return True
+        case Refused(now_found):  # by this very write, repeated after a lost answer?
+            held = now_found.lane.nudge if now_found is not None else None
+            return held is not None and held.id == nudge_id
+        case Unavailable() | TooLarge():
+            return None
 
 
 def _attempt(
@@ -591,10 +598,11 @@ def _not_moved(
     """A repeat is accepted and wakes the saga again; anything else is refused."""
     if not _is_repeat(found, event, reason):
         return Answered(Answer.REFUSED, found, reason)
-    if isinstance(nudge(found, nudge_id=nudge_id, now=event.at), Moved):
-        reply = yield from Redispatch(found, nudge_id, event.at)
-        if isinstance(reply, Written):
-            yield from _announce(reply.instance, event.at)
+    won = yield from _win_guard(found, nudge_id, event.at)
+    if won is None:  # whoever asks again must be able to: this may be the only announcement
+        return Answered(Answer.UNAVAILABLE, found)
+    if won:
+        yield from _announce(found, event.at)
     return Answered(Answer.ACCEPTED, found)
 
 

@@ -1291,14 +1291,34 @@ def test_a_repeated_cancel_is_accepted_and_wakes_the_saga_under_the_guard(back):
         walk.claim().withheld(Withhold.CANCELLED)
     guarded = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("r1", walk.now)))
     effects, answered = play(asking(walk, walk.cancelling()), walk.i, Written(guarded), SENT)
-    assert effects[1:] == [Redispatch(walk.i, "r1", walk.now), Send(guarded, 0, "request")]
+    assert effects[1:] == [Redispatch(walk.i, "r1", walk.now), Send(walk.i, 0, "request")]
     assert (answered.answer, answered.instance) == (Answer.ACCEPTED, walk.i)
     assert answered.reason is None
 
 
-def test_a_repeated_cancel_sends_nothing_when_the_guard_is_lost():
+def test_a_repeated_cancel_recognises_its_own_guard():
+    """The SDK repeats a write whose answer was lost, and the repeat is refused."""
     walk = stale().cancel()
-    effects, answered = play(asking(walk, walk.cancelling()), walk.i, Refused(walk.i))
+    guarded = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("r1", walk.now)))
+    effects, answered = play(asking(walk, walk.cancelling()), walk.i, Refused(guarded), SENT)
+    assert kinds(effects) == ["Find", "Redispatch", "Send"]
+    assert answered.answer is Answer.ACCEPTED
+
+
+def test_a_repeated_cancel_whose_guard_is_not_written_is_not_accepted():
+    """Accepted, nobody would ask again; and the announcement may be the only one."""
+    walk = stale().cancel()
+    effects, answered = play(asking(walk, walk.cancelling()), walk.i, DOWN)
+    assert kinds(effects) == ["Find", "Redispatch"]
+    assert (answered.answer, answered.instance) == (Answer.UNAVAILABLE, walk.i)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["to another", "with the saga"])
+def test_a_repeated_cancel_sends_nothing_when_the_guard_is_lost(gone):
+    walk = stale().cancel()
+    other = replace(walk.i, lane=replace(walk.i.lane, nudge=Nudge("r2", walk.now)))
+    refused = Refused(None if gone else other)
+    effects, answered = play(asking(walk, walk.cancelling()), walk.i, refused)
     assert kinds(effects) == ["Find", "Redispatch"]
     assert answered.answer is Answer.ACCEPTED
 

@@ -1,7 +1,8 @@
 """The long version: ``python -m tests.schedules.long [SCHEDULES]`` (``make simulate``).
 
 Random schedules of every profile, every pair of faults of every shipped example,
-every state of sagas up to two steps, and every planted bug.
+every state of sagas up to two steps, every planted bug, and the Lambda handlers
+themselves in trouble.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.schedules.exhaustive import definitions
 from tests.schedules.exhaustive import explore as visit
 from tests.schedules.planted import BUGS, Bug, hunt
 from tests.schedules.scenarios import PROFILES, run, told
+from tests.simulation import long as handlers
 
 CHUNK = 500
 MOST_STEPS = 2
@@ -76,6 +78,14 @@ def _parts(pool: Pool, schedules: int) -> Iterator[tuple[str, bool]]:
     states, moves = (sum(column) for column in zip(*counted, strict=True))
     shapes = f"{len(counted)} definitions up to {MOST_STEPS} steps"
     yield f"{shapes}: {states:,} states, {moves:,} transitions", True
+    in_lambda = handlers.jobs(schedules // 20, first)  # each takes some ten times as long
+    began = time.perf_counter()
+    for broken in pool.imap_unordered(handlers.chunk, in_lambda):
+        if broken is not None:
+            yield broken, False
+    done = len(in_lambda) * handlers.CHUNK
+    rate = done / (time.perf_counter() - began) * 60
+    yield f"{done:,} of the Lambda handlers, {rate:,.0f} a minute: none broke", True
     for bug, found in zip(BUGS, pool.imap(planted, BUGS), strict=True):
         yield f"{bug.name} ({bug.profile}): {found}", found.split(" ")[0] in bug.found_by
 
