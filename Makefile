@@ -31,6 +31,11 @@ LOCK := $(VENV)-lock/.complete
 MODEL := $(VENV)-model/.complete
 AUDIT := $(VENV)-audit/.complete
 E2E := $(VENV)-e2e/.complete
+ENGINES := $(VENV)-engines/.complete
+# dynalite is written for Node; a machine without it runs all but dynalite, and says so.
+NODE := $(if $(filter engines,$(MAKECMDGOALS)),$(shell command -v npm >/dev/null && \
+  node -e 'process.exit(process.versions.node.split(".")[0] < 20)' && echo yes))
+DYNALITE := $(if $(NODE),$(VENV)-dynalite/.complete)
 
 # sam and checkov ask the network for newer versions of themselves and report their use; not here.
 SAM := SAM_CLI_TELEMETRY=0 __SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-deploy/bin/sam
@@ -42,9 +47,12 @@ help: ## list the commands
 
 # ---------------------------------------------------------------- run
 
-.PHONY: demo test
+.PHONY: demo dev test
 demo: $(DEV) ## watch sagas succeed, compensate, crash and resume, on this machine (ARGS=--json)
 	@$(BIN)/python -m saga_cli demo $(ARGS)
+
+dev: $(DEV) ## the stack on this machine, data kept in .saga, code reloaded on save (ARGS='--port 4599')
+	@$(BIN)/python -m saga_cli local --data .saga --reload $(ARGS)
 
 test: $(DEV) ## all tests but those that need the build (ARGS='-k name' passes through)
 	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report= --cov-fail-under=0 $(ARGS)
@@ -102,6 +110,12 @@ e2e: $(E2E) $(DEPLOY) ## deploy on an emulated AWS, run sagas from outside, writ
 	__SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-e2e/bin/python -m tests.e2e \
 	  --sam $(VENV)-deploy/bin/sam $(ARGS)
 
+.PHONY: engines
+engines: $(DEV) $(E2E) $(ENGINES) $(DYNALITE) ## the contract suites on moto, ministack, dynalite and roto (ARGS='-k roto')
+	@$(if $(NODE),,echo 'npm and Node 20 are not here: dynalite does not run')
+	$(BIN)/python -m pytest tests/engines --engines-venv $(VENV)-engines --e2e-venv $(VENV)-e2e \
+	  --dynalite $(VENV)-dynalite $(ARGS)
+
 # ---------------------------------------------------------------- change
 
 .PHONY: fix mutate simulate reach check-model lock sbom audit deploy clean
@@ -132,7 +146,7 @@ UV = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 -
 lock: $(LOCK) ## choose versions anew (none younger than a week) and write requirements/
 	$(UV) pyproject.toml --extra cli --group dev -o requirements/dev.txt
 	$(UV) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
-	for group in deploy scan audit e2e pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
+	for group in deploy scan audit e2e engines pip lock; do $(UV) --group pyproject.toml:$$group -o requirements/$$group.txt; done
 
 sbom: $(AUDIT) ## write build/sbom.json: what is in the Lambda artifact (CycloneDX)
 	@mkdir -p build
@@ -147,7 +161,7 @@ deploy: build ## build, then `sam deploy --guided`, or with ARGS (credentials ar
 	$(SAM) deploy $(or $(ARGS),--guided --parameter-overrides Architecture=$(SAGA_ARCH))
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit $(VENV)-e2e build dist .aws-sam mutants htmlcov \
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit $(VENV)-e2e $(VENV)-engines $(VENV)-dynalite build dist .aws-sam .saga mutants htmlcov \
 	  .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -216,6 +230,19 @@ $(AUDIT): requirements/audit.txt requirements/pip.txt
 
 $(E2E): requirements/e2e.txt requirements/pip.txt
 	$(call environment,requirements/e2e.txt)
+	@touch $@
+
+$(ENGINES): requirements/engines.txt requirements/pip.txt
+	$(call environment,requirements/engines.txt)
+	@touch $@
+
+# Its lock file names no registry: npm asks the one that it is configured for, and what comes is
+# held to the hashes. To choose versions anew, in tests/engines/dynalite:
+#   npm install --package-lock-only --omit-lockfile-registry-resolved
+$(VENV)-dynalite/.complete: tests/engines/dynalite/package.json tests/engines/dynalite/package-lock.json
+	@mkdir -p $(@D)
+	cp $^ $(@D)
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(LOCK): requirements/lock.txt requirements/pip.txt

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from saga_core.actions import Compensate, Execute, Settle
 from saga_core.events import CompensationFailed, StepFailed, StepInDoubt
-from saga_core.instance import CLOSED, SagaInstance, SagaState, Why
+from saga_core.instance import CLOSED, Key, SagaInstance, SagaState, Why
 from saga_core.outcome import StepError
 from saga_core.turn import Decision, Verdict
 
@@ -59,11 +59,17 @@ class Telemetry:
         function: str,
         decision: Decision,
         *,
+        key: Key,
+        definition: str | None = None,
         correlation_id: str,
         now: int,
         hop_max: int | None,
     ) -> None:
-        """The audit line of one turn, and its metrics."""
+        """The audit line of one turn, and its metrics.
+
+        The key, and the definition if the message told it, name the saga also
+        where the turn came to nothing before the saga was seen.
+        """
         after = decision.after or decision.before
         fields = {
             "function": function,
@@ -71,6 +77,8 @@ class Telemetry:
             "acknowledged": decision.acknowledge,
             "correlation_id": correlation_id,
             "own_writes_recognised": decision.recognised,
+            **_named(key),
+            **({"definition": definition} if definition is not None else {}),
             **_saga_fields(decision.before, decision.after),
             **_attempt_fields(decision),
         }
@@ -132,8 +140,7 @@ def _saga_fields(before: SagaInstance | None, after: SagaInstance | None) -> dic
     if saga is None:
         return {}
     fields: dict[str, object] = {
-        "saga_id": saga.id,
-        "tenant_hash": hashlib.sha256(saga.tenant.encode()).hexdigest()[:12],
+        **_named(saga.key),
         "saga": saga.definition_name,
         "definition": saga.definition,
         "epoch": saga.lane.epoch,
@@ -145,6 +152,11 @@ def _saga_fields(before: SagaInstance | None, after: SagaInstance | None) -> dic
     if saga.why is not None:
         fields["why"] = saga.why.value
     return fields
+
+
+def _named(key: Key) -> dict[str, object]:
+    tenant_hash = hashlib.sha256(key.tenant.encode()).hexdigest()[:12]
+    return {"saga_id": key.saga_id, "tenant_hash": tenant_hash}
 
 
 def _attempt_fields(decision: Decision) -> dict[str, object]:

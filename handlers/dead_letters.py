@@ -31,7 +31,13 @@ def handle(app: Application, event: SqsEvent, context: LambdaContext) -> BatchRe
         driver = Driver(app, message.correlation_id)
         decision = driver.run(revive(message, delivery, app.definitions.by_ref))
         app.telemetry.decided(
-            "dead_letters", decision, correlation_id=message.correlation_id, now=now, hop_max=None
+            "dead_letters",
+            decision,
+            key=message.key,
+            definition=message.definition,
+            correlation_id=message.correlation_id,
+            now=now,
+            hop_max=None,
         )
         app.telemetry.sink.count(None, {"DlqHandled": 1})
         if decision.verdict is Verdict.STORE_UNAVAILABLE:

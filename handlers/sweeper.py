@@ -76,7 +76,9 @@ def _sweep_shard(
 def _look_after(app: Application, due: DueSaga, correlation_id: str) -> int:
     at = app.clock.now_ms()
     decision = Driver(app, correlation_id).run(sweep(due, at=at))
-    app.telemetry.decided("sweeper", decision, correlation_id=correlation_id, now=at, hop_max=None)
+    app.telemetry.decided(
+        "sweeper", decision, key=due.key, correlation_id=correlation_id, now=at, hop_max=None
+    )
     return 1 if decision.verdict is Verdict.SENT else 0
 
 

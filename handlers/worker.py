@@ -33,6 +33,8 @@ def handle(app: Application, event: SqsEvent, context: LambdaContext) -> BatchRe
         app.telemetry.decided(
             "worker",
             decision,
+            key=message.key,
+            definition=message.definition,
             correlation_id=message.correlation_id,
             now=app.clock.now_ms(),
             hop_max=definition.hop_max if definition is not None else None,

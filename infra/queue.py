@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 MESSAGE_VERSION = 1
 MAX_DELAY_SECONDS = 900  # of SendMessage
-MAX_VISIBILITY_SECONDS = 43_200  # of ChangeMessageVisibility
+# SQS refuses what would keep a message in hand for more than twelve hours in all, and does not cut
+# it: what is left of them after the longest invocation may be asked for at any time.
+MAX_VISIBILITY_SECONDS = 43_200 - 900  # of ChangeMessageVisibility
 MAX_BODY = 2_048  # characters; ours take under 300
 _MAX_EPOCH = 2**53  # the largest range in which every JSON reader agrees on integers
 

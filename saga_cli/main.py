@@ -93,6 +93,12 @@ def _here(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "saga_cli.local.server:run",
         "run the whole stack on this machine until Ctrl-C",
     )
+    local.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="keep sagas and messages there between two runs"
+    )
+    local.add_argument(
+        "--reload", action="store_true", help="begin anew whenever the code is saved"
+    )
     _port_option(local)
     _definitions_option(local)
     _template_option(local)

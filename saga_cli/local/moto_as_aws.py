@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import moto.sqs.models
 from moto.dynamodb.responses import DynamoHandler
-from moto.sqs.models import Message, Queue
+from moto.sqs.models import Message, Queue, sqs_backends
 
 from infra.clock import Clock
+from saga_cli.local.template import ACCOUNT, REGION
+
+# Of a message, what another process needs to have the same message.
+_KEPT = ("body", "approximate_receive_count", "sent_timestamp", "visible_at", "delayed_until")
 
 
 @contextmanager
@@ -54,6 +59,26 @@ def moto_tells_time_by(clock: Clock) -> Iterator[None]:
         _replace(undo, moto.sqs.models, "unix_time", lambda: clock.now_ms() / 1000)
         _replace(undo, moto.sqs.models, "unix_time_millis", lambda: float(clock.now_ms()))
         yield
+
+
+def messages_of(queue: str) -> list[Message]:
+    """Every message of a queue, those in flight too; SQS itself does not tell."""
+    return list(sqs_backends[ACCOUNT][REGION].queues[queue]._messages)  # noqa: SLF001 - see above
+
+
+def letters_of(queue: str) -> list[dict[str, Any]]:
+    """The messages of a queue as plain data, for ``put_back``."""
+    return [{"id": m.id, **{name: getattr(m, name) for name in _KEPT}} for m in messages_of(queue)]
+
+
+def put_back(queue: str, letters: list[dict[str, Any]]) -> None:
+    """Let the queue hold these messages, with the ids and the counts that they had."""
+    for letter in letters:
+        message = Message(letter["id"], letter["body"])
+        found = sqs_backends[ACCOUNT][REGION].queues[queue]
+        found.add_message(message)  # which begins to count anew
+        for name in _KEPT:
+            setattr(message, name, letter[name])
 
 
 def _replace(undo: ExitStack, owner: object, name: str, value: Callable[..., object]) -> None:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,8 +25,10 @@ from handlers._view import iso
 from infra.clock import SystemClock
 from saga_cli.local.front import Front
 from saga_cli.local.infrastructure import infrastructure
+from saga_cli.local.keeping import Keeper
 from saga_cli.local.moto_as_aws import moto_repaired
 from saga_cli.local.pump import Ending, Invocation, Pump
+from saga_cli.local.reloading import serve_again_on_each_change
 from saga_cli.local.stack import local_clients, local_settings
 from saga_cli.local.template import Template
 from saga_cli.parts import application
@@ -32,24 +36,37 @@ from saga_cli.problems import CommandError, Exit
 from saga_core.errors import DefinitionError
 
 IDLE_S = 0.2  # between two looks into empty queues
+KEEP_S = 1.0  # between two looks whether something must be written to disk
 HOST = "127.0.0.1"
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, or until it is told to terminate."""
+    if args.reload:
+        return serve_again_on_each_change(args)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt_once)
     sink = PrintingSink(as_json=args.json)
     try:
-        with LocalServer(Template.read(args.template), args.definitions, args.port, sink) as server:
+        with LocalServer(
+            Template.read(args.template), args.definitions, args.port, sink, data=args.data
+        ) as server:
             if not args.json:
                 print(server.hint, flush=True)
             server.wait()
     except DefinitionError as exc:
         raise CommandError(Exit.USAGE, str(exc)) from exc
     except KeyboardInterrupt:
-        print("saga: stopped, and what ran here is gone", file=sys.stderr)
+        fate = "is gone" if args.data is None else f"is kept in {args.data}"
+        print(f"saga: stopped, and what ran here {fate}", file=sys.stderr)
     return Exit.OK
+
+
+def _interrupt_once(_number: int, _frame: object) -> None:
+    """A terminal signals a whole group, and a supervisor its child: the end comes once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class PrintingSink(Sink):
@@ -81,13 +98,24 @@ class LocalServer:
         port: Of the AWS endpoint; the HTTP API listens on the next one. 0
             takes free ones.
         sink: Where the functions' lines go.
+        data: The folder that keeps sagas and messages between two runs; by
+            default they are gone at the end.
     """
 
     pump: Pump
     front: Front
     endpoint: str
 
-    def __init__(self, template: Template, definitions: str, port: int, sink: Sink) -> None:
+    def __init__(
+        self,
+        template: Template,
+        definitions: str,
+        port: int,
+        sink: Sink,
+        *,
+        data: Path | None = None,
+    ) -> None:
+        self._data = data
         self._template = template
         self._definitions = definitions
         self._port = port
@@ -110,11 +138,17 @@ class LocalServer:
                 sink=self._sink,
             )
             undo.enter_context(infrastructure(template, dynamodb, sqs))
+            keeper = Keeper(self._data, template, dynamodb) if self._data is not None else None
+            if keeper is not None:
+                keeper.restore()
+                undo.callback(keeper.keep)
             undo.callback(_bootstrap.reset)
             _bootstrap.use(app)
             self.pump = Pump(template, sqs, clock, [self._report])
             self.front = _serve_front(self._port and self._port + 1, self.pump, undo)
             undo.callback(self._in_thread(self._work).join)
+            if keeper is not None:
+                undo.callback(self._in_thread(partial(self._keep, keeper)).join)
             undo.callback(self._stop.set)
             self._undo = undo.pop_all()
         return self
@@ -132,8 +166,9 @@ class LocalServer:
         """How to use it from another terminal."""
         port = self.endpoint.rpartition(":")[2]
         flag = f"--local --port {port}"
+        place = "in memory" if self._data is None else f"its data in {self._data}"
         return f"""\
-The stack runs on this machine, in memory. From another terminal:
+The stack runs on this machine, {place}. From another terminal:
 
   saga start order --context '{{"sku": "tea"}}' --wait {flag}
   saga list {flag}
@@ -163,6 +198,10 @@ Ctrl-C ends it.
         while not self._stop.is_set():
             if self.pump.step() is None:
                 self._stop.wait(IDLE_S)
+
+    def _keep(self, keeper: Keeper) -> None:
+        while not self._stop.wait(KEEP_S):
+            keeper.keep()
 
     def _report(self, invocation: Invocation) -> None:
         if invocation.ending is not Ending.ANSWERED:

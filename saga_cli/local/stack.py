@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 import moto
-from moto.sqs.models import Message, sqs_backends
+from moto.sqs.models import Message
 
 from handlers import _bootstrap
 from handlers._application import Application
@@ -34,9 +34,9 @@ from infra.settings import Settings
 from saga_cli.local.clock import VirtualClock
 from saga_cli.local.events import HttpRequest
 from saga_cli.local.infrastructure import infrastructure
-from saga_cli.local.moto_as_aws import moto_repaired, moto_tells_time_by
+from saga_cli.local.moto_as_aws import messages_of, moto_repaired, moto_tells_time_by
 from saga_cli.local.pump import Invocation, Pump, Watcher
-from saga_cli.local.template import ACCOUNT, REGION, Template
+from saga_cli.local.template import REGION, Template
 from saga_cli.local.wiring import functions
 from saga_cli.parts import CapturedSink, LogLine, application
 from saga_core.identity import SAGA_ID
@@ -213,7 +213,7 @@ class LocalStack:
         _bootstrap.use(self.app)
 
     def _messages(self, queue: str) -> list[Message]:
-        return list(sqs_backends[ACCOUNT][REGION].queues[self.template.name_of(queue)]._messages)  # noqa: SLF001 - moto says nothing of messages in flight
+        return messages_of(self.template.name_of(queue))
 
 
 @cache

@@ -123,3 +123,13 @@ def test_trouble_is_a_warning_and_the_rest_is_not(stage):
     assert ("saga.revived", "INFO") in levels
     stalled = stage.sink.of("saga.stalled")
     assert [line["why"] for line in stalled] == ["STALLED"]
+
+
+def test_a_line_names_the_saga_also_where_the_saga_was_not_read(stage):
+    saga_id = stage.start()
+    stage.deploy()
+    stage.deliver()
+    (line,) = stage.sink.of("saga.definition_missing")
+    assert line["saga_id"] == saga_id
+    assert line["tenant_hash"] == hashlib.sha256(b"default").hexdigest()[:12]
+    assert line["definition"].startswith("order@1#")

@@ -438,17 +438,26 @@ def test_no_key_is_made_of_what_is_no_tenant(table, tenant):
 # -- sizes that only the table knows ---------------------------------------------
 
 
-def test_an_item_that_the_table_itself_finds_too_large_is_too_large(table):
-    # The context has fitted, and the records of the steps have used up the reserve.
-    before = table.seed(at_version(claimed(new(context=incompressible(400_000))), 2))
+def grown_too_large(before: SagaInstance) -> SagaInstance:
+    """The context has fitted, and the records of the steps have used up the reserve."""
     noted = replace(before.steps[1], error=replace(BOOM, message="x" * 150_000))
-    then = succeeded(before, context=before.context_text)
-    then = replace(then, steps=(then.steps[0], noted, then.steps[2]))
+    return replace(before, steps=(before.steps[0], noted, before.steps[2]))
+
+
+def test_a_commit_that_the_table_itself_finds_too_large_is_too_large(table):
+    before = table.seed(at_version(claimed(new(context=incompressible(400_000))), 2))
+    then = grown_too_large(succeeded(before, context=before.context_text))
     with pytest.raises(ItemTooLargeError) as refused:
         table.store.commit(before, then, claim_id="c1")
     assert refused.value.size > refused.value.limit == ITEM_LIMIT
-    with pytest.raises(ItemTooLargeError):
-        asyncio.run(table.store.save(table.stored(KEY)))
+
+
+def test_a_save_that_the_table_itself_finds_too_large_is_too_large(table):
+    before = table.seed(at_version(claimed(new(context=incompressible(400_000))), 2))
+    with pytest.raises(ItemTooLargeError) as refused:
+        asyncio.run(table.store.save(grown_too_large(before)))
+    assert refused.value.size > refused.value.limit == ITEM_LIMIT
+    assert table.stored(KEY) == before
 
 
 # -- layouts ---------------------------------------------------------------------
