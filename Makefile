@@ -110,6 +110,12 @@ e2e: $(E2E) $(DEPLOY) ## deploy on an emulated AWS, run sagas from outside, writ
 	__SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-e2e/bin/python -m tests.e2e \
 	  --sam $(VENV)-deploy/bin/sam $(ARGS)
 
+MINUTES ?= 10
+.PHONY: soak
+soak: $(E2E) $(DEPLOY) ## the same stack in trouble for MINUTES, then every saga held against the world
+	__SAM_CLI_APP_DIR="$(abspath $(VENV)-deploy/sam)" $(VENV)-e2e/bin/python -m tests.e2e.soak \
+	  --sam $(VENV)-deploy/bin/sam --minutes $(MINUTES) $(ARGS)
+
 .PHONY: engines
 engines: $(DEV) $(E2E) $(ENGINES) $(DYNALITE) ## the contract suites on moto, ministack, dynalite and roto (ARGS='-k roto')
 	@$(if $(NODE),,echo 'npm and Node 20 are not here: dynalite does not run')

@@ -6,7 +6,6 @@ afterwards, through the same API that an operator uses, and each mending is told
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -47,7 +46,6 @@ NO_ALARMS = (
     "its CloudFormation refuses alarms over metric math; the parameter is the template's own"
 )
 NUMBER = "its poller cannot compare numbers with a parameter's value, which it keeps as text"
-COUNT = "it counts deliveries on where a message is moved to: its first there would be its last"
 REAL = f"for python3.13 it has a worker of its own; this is awslambdaric, as on AWS, on {HERE}"
 NATIVE = f"its own worker runs the handlers, whatever Runtime says, on {HERE}"
 
@@ -101,7 +99,6 @@ def deploy(engine: Engine, sam: Path, folder: Path, *, real_runtime: bool) -> De
     }
     stack.mended.append(("parameter Alarms=false", NO_ALARMS))
     _mend_concurrency(engine, stack)
-    _mend_dead_letters(engine, stack)
     if real_runtime:
         _mend_runtime(engine, stack)
     else:
@@ -157,16 +154,6 @@ def _mend_concurrency(engine: Engine, stack: Deployed) -> None:
             UUID=mapping["UUID"], ScalingConfig={"MaximumConcurrency": limit}
         )
     stack.mended.append(("MaximumConcurrency is set once more, to the same number", NUMBER))
-
-
-def _mend_dead_letters(engine: Engine, stack: Deployed) -> None:
-    sqs, url = client(engine, "sqs"), stack.outputs["DeadLetterQueueUrl"]
-    names = ["RedrivePolicy"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    policy = json.loads(found["RedrivePolicy"])
-    policy["maxReceiveCount"] += MAX_RECEIVE_COUNT
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(policy)})
-    stack.mended.append(("the dead letters' maxReceiveCount is raised by the work queue's", COUNT))
 
 
 def _add_bootstrap(folder: Path) -> None:

@@ -478,6 +478,9 @@ def _function_of(queue: str) -> Function:
 
 def _failures(answer: Any, ids: tuple[str, ...]) -> tuple[str, ...]:
     """What comes back, as a mapping reads the answer; ours must be one that it can read."""
+    assert answer.keys() == {"batchItemFailures"}, answer
+    assert all(item.keys() == {"itemIdentifier"} for item in answer["batchItemFailures"]), answer
     named = tuple(item["itemIdentifier"] for item in answer["batchItemFailures"])
     assert set(named) <= set(ids), f"an unknown id fails the whole batch: {named}"
+    assert all(named), "an empty id fails the whole batch"
     return named

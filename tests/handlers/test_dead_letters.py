@@ -256,13 +256,14 @@ def test_a_dead_letter_that_waits_rightly_is_announced_for_its_time(staged: Stag
         assert 10 * MINUTE <= waited(stage) <= 10 * MINUTE + SECOND
 
 
-def test_a_dead_letter_that_cannot_be_decided_in_five_visits_is_parked(stage):
+def test_a_dead_letter_that_cannot_be_decided_in_five_hours_is_parked(stage):
     """For a person; the saga itself is the sweeper's by then."""
     saga_id = stage.start()
     to_the_dead_letters(stage)
-    stage.dynamodb.fail_next("get_item", *[Fault.THROTTLED] * 5)
+    stage.dynamodb.fail_next("get_item", *[Fault.THROTTLED] * 100)
     stage.run_until_quiet()
     assert len(stage.bodies("ParkingQueue")) == 1
+    assert 5 * HOUR <= waited(stage) < 5 * HOUR + VISIBILITY
     assert stage.saga(saga_id).lane.tries == 0
     stage.run_until_quiet(sweeper=True)
     assert stage.saga(saga_id).state is SagaState.COMPLETED

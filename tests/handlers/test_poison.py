@@ -89,9 +89,9 @@ def test_poison_on_the_work_queue_fails_alone_and_ends_in_the_parking_queue(stag
     assert stage.sink.total("InvalidInput") == len(ids)
     stage.run_until_quiet()
     assert sorted(stage.bodies("ParkingQueue")) == sorted(body for body, _ in NOT_WORK.values())
-    # Five deliveries to the worker, five to the dead letters' function.
-    assert stage.sink.total("InvalidInput") == 10 * len(ids)
-    assert waited(stage) <= 11 * VISIBILITY
+    # Five deliveries to the worker, a hundred to the dead letters' function.
+    assert stage.sink.total("InvalidInput") == 105 * len(ids)
+    assert waited(stage) <= 106 * VISIBILITY
     nothing_is_quoted(stage)
 
 

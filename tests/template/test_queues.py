@@ -118,9 +118,11 @@ def test_dead_letters_outlive_what_they_came_from(stack: Stack, source, target):
 def test_a_message_has_at_least_five_deliveries():
     stack = deploy(MaxReceiveCount="9")
     counts = {s: stack[s]["RedrivePolicy"]["maxReceiveCount"] for s in DEAD_LETTERS}
-    assert counts == {"StartQueue": "9", "WorkQueue": "9", "DeadLetterQueue": 5}
-    assert parse()["Parameters"]["MaxReceiveCount"]["MinValue"] == 5
-    assert int(parse()["Parameters"]["MaxReceiveCount"]["Default"]) == 5
+    assert counts == {"StartQueue": "9", "WorkQueue": "9", "DeadLetterQueue": 100}
+    parameter = parse()["Parameters"]["MaxReceiveCount"]
+    assert (parameter["MinValue"], int(parameter["Default"])) == (5, 5)
+    # Should SQS go on counting in the dead letters, some deliveries are left there all the same.
+    assert counts["DeadLetterQueue"] >= 2 * parameter["MaxValue"]
 
 
 def test_queues_are_encrypted_with_sqs_own_key_or_the_one_given(stack: Stack, full: Stack):

@@ -190,6 +190,12 @@ class World:
         with self._open() as db:
             return list(db.execute(query, (customer,)))
 
+    def pids(self, since: float) -> list[int]:
+        """The processes that called a service after this time, the latest first."""
+        query = "SELECT pid FROM calls WHERE at > ? GROUP BY pid ORDER BY MAX(at) DESC"
+        with self._open() as db:
+            return [pid for (pid,) in db.execute(query, (since,))]
+
     def calls(self, customer: str) -> list[Call]:
         """Every call for this customer, in order."""
         with self._open() as db:
