@@ -17,6 +17,7 @@ import yaml
 
 from saga_cli.local.stack import LocalStack
 from saga_cli.main import parser
+from tests.engines.suites import DEVIATIONS
 from tests.fakes import template
 
 ROOT = Path(__file__).parents[2]
@@ -176,3 +177,9 @@ def test_the_lint_rules_are_all_explained() -> None:
     )
     explained = (ROOT / "docs" / "lint.md").read_text()
     assert set(re.findall(r"SAGA\d{3}", code)) == set(re.findall(r"SAGA\d{3}", explained))
+
+
+def test_the_known_deviations_of_the_engines_are_told() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text()
+    for deviation in DEVIATIONS:
+        assert f"| {deviation.engine} | {deviation.reason} |" in page

@@ -2,8 +2,8 @@
 
 Sagas are started over HTTP and SQS, some over both, some are cancelled; services decline, are busy,
 lose answers and hang; workers are killed and run out of time, their right to the table is taken
-away for seconds, messages are copied, everything is restarted in the middle. Then trouble ends, a person
-repairs and resumes what FAILED, and every saga must have ended as the world says.
+away for seconds, messages are copied, everything is restarted in the middle. Then trouble ends, a
+person repairs and resumes what FAILED, and every saga must have ended as the world says.
 """
 
 from __future__ import annotations
