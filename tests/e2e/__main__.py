@@ -45,6 +45,7 @@ def main() -> int:
             FOLDER / "artifact",
             real_runtime=not options.native,
         )
+        assert stack.planned["added"] > 0, "the dry run showed no change set"
         print(
             f"built in {stack.build_seconds:.0f} s, deployed in {stack.deploy_seconds:.0f} s",
             flush=True,
@@ -64,6 +65,7 @@ def main() -> int:
             ("runtime", "the emulator's own" if options.native else "awslambdaric"),
             ("IAM policies", "evaluated" if engine.auth else "not evaluated"),
             ("transport", "TLS, on loopback"),
+            ("change set", ", ".join(f"{n} {what}" for what, n in stack.planned.items()) or "-"),
             ("seconds", f"{seconds:.0f}, of them {parts}"),
             ("requests sent again after a 5xx", str(out.repeated) if out is not None else "-"),
             ("left running", "SOMETHING" if engine.left_running else "nothing"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -57,6 +58,7 @@ class Deployed:
     outputs: dict[str, str] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)
     mended: list[tuple[str, str]] = field(default_factory=list)
+    planned: dict[str, int] = field(default_factory=dict)
     build_seconds: float = 0.0
     deploy_seconds: float = 0.0
 
@@ -85,6 +87,7 @@ def deploy(engine: Engine, sam: Path, folder: Path, *, real_runtime: bool) -> De
     stack.build_seconds = time.monotonic() - began
     if real_runtime:
         _add_bootstrap(folder)
+    stack.planned = _planned(_deploy(engine, sam, folder, execute=False))
     began = time.monotonic()
     _deploy(engine, sam, folder)
     stack.deploy_seconds = time.monotonic() - began
@@ -106,13 +109,21 @@ def deploy(engine: Engine, sam: Path, folder: Path, *, real_runtime: bool) -> De
     return stack
 
 
-def _run(command: list[str], environment: dict[str, str]) -> None:
+def _planned(output: str) -> dict[str, int]:
+    """How many resources a change set would add, change and take away, by sam's own table."""
+    signs = {"+": "added", "*": "changed", "-": "taken away"}
+    found = re.findall(r"^([+*-]) (?:Add|Modify|Delete)\b", output, re.MULTILINE)
+    return {word: found.count(sign) for sign, word in signs.items()}
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, (
         f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     )
+    return done.stdout
 
 
 def _build(sam: Path, folder: Path) -> None:
@@ -134,13 +145,15 @@ def _platform() -> str:
     return here.replace("linux_", "manylinux2014_")
 
 
-def _deploy(engine: Engine, sam: Path, folder: Path) -> None:
+def _deploy(engine: Engine, sam: Path, folder: Path, *, execute: bool = True) -> str:
+    """`sam deploy`; without ``execute`` a dry run, which makes the change set and leaves it."""
     parameters = [f"{name}={value}" for name, value in PARAMETERS.items()]
     command = [str(sam), "deploy", "--template-file", str(folder / "template.yaml")]
     command += ["--stack-name", STACK, "--region", REGION, "--resolve-s3"]
     command += ["--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-progressbar"]
+    command += [] if execute else ["--no-execute-changeset"]
     own = {k: v for k, v in os.environ.items() if k == "__SAM_CLI_APP_DIR"}
-    _run([*command, "--parameter-overrides", *parameters], engine.environment() | own)
+    return _run([*command, "--parameter-overrides", *parameters], engine.environment() | own)
 
 
 # -- what the emulator cannot do ------------------------------------------------------
