@@ -34,7 +34,7 @@ E2E := $(VENV)-e2e/.complete
 ENGINES := $(VENV)-engines/.complete
 # dynalite is written for Node; a machine without it runs all but dynalite, and says so.
 NODE := $(if $(filter engines,$(MAKECMDGOALS)),$(shell command -v npm >/dev/null && \
-  node -e 'process.exit(process.versions.node.split(".")[0] < 20)' && echo yes))
+  node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' && echo yes))
 DYNALITE := $(if $(NODE),$(VENV)-dynalite/.complete)
 
 # sam and checkov ask the network for newer versions of themselves and report their use; not here.

@@ -74,14 +74,21 @@ class LocalAws:
             redrive = template.redrive(described, name)
             if redrive is not None:
                 policy = {
-                    "deadLetterTargetArn": self._arn(urls[redrive[0]]),
+                    "deadLetterTargetArn": self.arn(urls[redrive[0]]),
                     "maxReceiveCount": redrive[1],
                 }
                 attributes = {"RedrivePolicy": json.dumps(policy)}
                 sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes)
         return urls
 
-    def _arn(self, url: str) -> str:
+    def new_queue(self, attributes: dict[str, str]) -> str:
+        """URL of a new queue."""
+        name = f"q{next(_names)}"
+        reply = self.sqs.wrapped.create_queue(QueueName=name, Attributes=attributes)
+        return str(reply["QueueUrl"])
+
+    def arn(self, url: str) -> str:
+        """A queue's name in redrive policies and event source mappings."""
         reply = self.sqs.wrapped.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
         arn: str = reply["Attributes"]["QueueArn"]
         return arn
