@@ -13,7 +13,9 @@
     ├── NotAllowedError             the saga is in a state that forbids the request
     ├── StepFailedError             the saga was rolled back because a step failed
     ├── SagaTimeoutError            the saga was rolled back because its deadline passed
-    └── CompensationFailedError     effects stand: a person is needed
+    ├── SagaCancelledError          the saga was rolled back because somebody cancelled it
+    ├── CompensationFailedError     effects stand: a person is needed
+    └── SagaStalledError            the saga could not be moved: a person is needed
 
 Messages name the saga, the step and the attempt; they never hold a context.
 """
@@ -129,6 +131,23 @@ class SagaTimeoutError(SagaError):
     def __init__(self, saga_id: str) -> None:
         self.saga_id = saga_id
         super().__init__(f"saga {saga_id}: its deadline passed and it was rolled back")
+
+
+class SagaCancelledError(SagaError):
+    """The saga was cancelled and rolled back."""
+
+    def __init__(self, saga_id: str, by: str) -> None:
+        self.saga_id = saga_id
+        self.by = by
+        super().__init__(f"saga {saga_id}: cancelled by {by} and rolled back")
+
+
+class SagaStalledError(SagaError):
+    """The saga could not be moved and is FAILED: repair what it names, then resume it."""
+
+    def __init__(self, saga_id: str, error: str) -> None:
+        self.saga_id = saga_id
+        super().__init__(f"saga {saga_id}: could not be moved: {error}")
 
 
 class CompensationFailedError(SagaError):

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from saga_core.calls import Direction
-from saga_core.errors import CompensationFailedError, SagaTimeoutError, StepFailedError
+from saga_core.errors import (
+    CompensationFailedError,
+    SagaCancelledError,
+    SagaStalledError,
+    SagaTimeoutError,
+    StepFailedError,
+)
 from saga_core.outcome import StepError
 
 
@@ -306,25 +312,29 @@ class SagaInstance:
         )
 
     def raise_for_state(self) -> None:
-        """Return quietly unless the saga was rolled back or is FAILED.
+        """Return quietly unless the saga rolls or was rolled back, or is FAILED.
 
         Raises:
             StepFailedError: A step failed, and the saga rolls or was rolled back.
             SagaTimeoutError: The deadline passed, likewise.
+            SagaCancelledError: It was cancelled, likewise.
             CompensationFailedError: A compensation is spent; effects stand.
+            SagaStalledError: Nothing could move it.
         """
         if self.why is Why.COMPENSATION_FAILED:
             failed = next(s for s in self.steps if s.code is StepCode.COMPENSATION_FAILED)
             raise CompensationFailedError(self.id, failed.name, failed.undo_attempts, self.standing)
+        if self.why is Why.STALLED:
+            raise SagaStalledError(self.id, _told(self.failure))
         if self.cause is None:
             return
         if self.cause.kind is CauseKind.DEADLINE:
             raise SagaTimeoutError(self.id)
+        if self.cause.kind is CauseKind.CANCELLED:
+            raise SagaCancelledError(self.id, self.cause.by or "unknown")
         if self.cause.kind is CauseKind.STEP_FAILED:
             step = next(s for s in self.steps if s.name == self.cause.step)
-            error = self.cause.error
-            text = f"{error.kind}: {error.message}" if error else "unknown"
-            raise StepFailedError(self.id, step.name, step.attempts, text)
+            raise StepFailedError(self.id, step.name, step.attempts, _told(self.cause.error))
 
     def _at(self, step: StepRecord, *, forward: bool | None = None) -> bool:
         """The saga is at this step (and going that way)."""
@@ -349,3 +359,7 @@ class SagaInstance:
 
 def _newest_first(step: StepRecord) -> int:
     return -(step.order if step.order is not None else 1 << 30)
+
+
+def _told(error: StepError | None) -> str:
+    return f"{error.kind}: {error.message}" if error is not None else "unknown"

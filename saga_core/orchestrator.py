@@ -54,7 +54,7 @@ from saga_core.errors import (
 )
 from saga_core.events import CancelRequested, Claimed, ResumeRequested, TakenOver
 from saga_core.identity import input_fingerprint, saga_id_for
-from saga_core.instance import CLOSED, SagaInstance, SagaState, Why
+from saga_core.instance import CLOSED, SagaInstance, SagaState
 from saga_core.invoke import invoke_async
 from saga_core.memory import InMemorySagaStore
 from saga_core.outcome import Exceptions
@@ -152,6 +152,7 @@ class SagaOrchestrator:
             AlreadyCompletedError: It is COMPLETED or COMPENSATED.
             DefinitionMismatchError: It was started with another definition.
             CompensationFailedError: A compensation is spent (again).
+            SagaStalledError: It made more moves than any honest failure needs.
             StaleInstanceError: Another process is moving it.
         """
         instance = await self._existing(saga_id)
@@ -220,7 +221,7 @@ class SagaOrchestrator:
                 instance = await self._existing(instance.id)
                 continue
             instance = await self._move(instance)
-        if instance.why is Why.COMPENSATION_FAILED:
+        if instance.why is not None:
             self._raise_failed(instance)
         return instance
 

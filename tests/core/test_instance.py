@@ -6,7 +6,13 @@ from datetime import timedelta
 import pytest
 
 from saga_core.calls import Direction
-from saga_core.errors import CompensationFailedError, SagaTimeoutError, StepFailedError
+from saga_core.errors import (
+    CompensationFailedError,
+    SagaCancelledError,
+    SagaStalledError,
+    SagaTimeoutError,
+    StepFailedError,
+)
 from saga_core.events import Withhold
 from saga_core.instance import (
     CLOSED,
@@ -297,8 +303,18 @@ def test_a_deadline_is_raised():
         w.i.raise_for_state()
 
 
-def test_a_cancel_is_no_error():
-    walk().cancel().claim().withheld(Withhold.CANCELLED).i.raise_for_state()
+def test_a_cancel_is_raised_with_who_asked_for_it():
+    w = walk().cancel()
+    w.i.raise_for_state()  # not rolled back yet
+    w.claim().withheld(Withhold.CANCELLED)
+    with pytest.raises(
+        SagaCancelledError, match=r"^saga s1: cancelled by .+ and rolled back$"
+    ) as c:
+        w.i.raise_for_state()
+    assert w.i.cause is not None
+    assert (c.value.saga_id, c.value.by) == ("s1", w.i.cause.by)
+    with pytest.raises(SagaCancelledError, match="by unknown"):
+        replace(w.i, cause=replace(w.i.cause, by=None)).raise_for_state()
 
 
 def test_a_spent_compensation_is_raised_before_its_cause():
@@ -312,10 +328,12 @@ def test_a_spent_compensation_is_raised_before_its_cause():
     assert error.standing == ("b", "a")
 
 
-def test_a_saga_that_stalled_going_forward_has_no_error_to_raise():
+def test_a_saga_that_stalled_is_raised_with_what_kept_it():
     w = walk().stall()
     assert w.i.failure == StepError("DeliveryExhausted", "gave up")
-    w.i.raise_for_state()
+    with pytest.raises(SagaStalledError, match=r"DeliveryExhausted: gave up$") as caught:
+        w.i.raise_for_state()
+    assert caught.value.saga_id == "s1"
 
 
 def test_directions_are_stored_by_a_letter():

@@ -22,6 +22,7 @@ from saga_core.errors import (
     ItemTooLargeError,
     NotAllowedError,
     SagaNotFoundError,
+    SagaStalledError,
     StaleInstanceError,
     StoreError,
 )
@@ -667,6 +668,19 @@ def stalled_in_b(journal: Journal) -> SagaOrchestrator:
         stalled = asyncio.run(store.save(outcome.instance))
     assert stalled.why is Why.STALLED
     return saga
+
+
+def test_a_saga_that_stalls_here_is_raised():
+    """The guard against loops; what it stopped at can be resumed."""
+    store = RecordingStore()
+    saga: SagaOrchestrator = dying(Journal(), store, Killed())
+    with pytest.raises(Killed):
+        asyncio.run(saga.start({}))
+    asyncio.run(store.save(replace(last(saga), hops=10_000)))
+    with pytest.raises(SagaStalledError, match="HopLimit"):
+        asyncio.run(saga.resume(only_id(saga)))
+    assert last(saga).why is Why.STALLED
+    assert asyncio.run(saga.resume(only_id(saga))) is SagaState.COMPLETED
 
 
 def test_a_saga_that_stalled_is_resumed():
