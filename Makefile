@@ -166,8 +166,8 @@ audit: $(AUDIT) ## look the artifact's libraries up among known vulnerabilities
 deploy: build ## build, then `sam deploy --guided`, or with ARGS (credentials are yours to set)
 	$(SAM) deploy $(or $(ARGS),--guided --parameter-overrides Architecture=$(SAGA_ARCH))
 
-clean: ## remove everything that make made
-	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit $(VENV)-e2e $(VENV)-engines $(VENV)-dynalite build dist .aws-sam .saga mutants htmlcov \
+clean: ## remove everything that make made, but not the data of `make dev`
+	rm -rf $(VENV) $(VENV)-deploy $(VENV)-scan $(VENV)-lock $(VENV)-audit $(VENV)-model $(VENV)-e2e $(VENV)-engines $(VENV)-dynalite build dist .aws-sam mutants htmlcov \
 	  .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

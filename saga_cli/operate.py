@@ -49,6 +49,8 @@ def start(args: argparse.Namespace) -> int:
     except StartRefusedError as exc:
         fields = "; ".join(f"{place}: {wrong}" for place, wrong in exc.fields)
         text = f"{exc.detail} {fields}".strip()
+        if exc.problem == "unknown-saga":
+            text = f"{args.name} is not among {args.definitions}; name yours with --definitions"
         raise CommandError(_REFUSED.get(exc.problem, Exit.USAGE), text) from exc
     if result is Starting.EXISTED:
         print(f"saga: {saga.id} stood under this key already", file=sys.stderr)

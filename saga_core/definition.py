@@ -233,7 +233,7 @@ def _findings(d: SagaDefinition) -> Iterator[Finding]:
     yield from _duplicates(d.steps)
     if not SAGA_NAME.fullmatch(d.name):
         yield error("SAGA004", f"a saga's name matches {SAGA_NAME.pattern}")
-    if not VERSION.fullmatch(d.version):
+    if not VERSION.fullmatch(str(d.version)) or not isinstance(d.version, str):
         yield error("SAGA004", f"a version matches {VERSION.pattern}")
     for step in d.steps:
         yield from step.findings()

@@ -112,6 +112,8 @@ class SagaOrchestrator:
                 effects stand. It can be resumed.
             DuplicateSagaError: The key was used with another input.
             ItemTooLargeError: The context is over 64 KB.
+            ValueError, TypeError: The context is none of this saga's; pydantic's
+                ValidationError, for one, names the fields. Nothing was begun.
             StoreError: The store did not answer. The saga may have begun;
                 ``resume`` goes on with it.
         """
@@ -119,6 +121,8 @@ class SagaOrchestrator:
         saga_id = saga_id_for(self.tenant, idempotency_key or self.environment.new_id())
         if len(text.encode()) > INPUT_LIMIT:
             raise ItemTooLargeError(saga_id, len(text.encode()), INPUT_LIMIT)
+        if self.definition.context_type is not None:
+            self.codec.decode(text, self.definition.context_type)
         if self.definition.context_type is None:
             self._inferred = type(context)
         new = create(

@@ -7,11 +7,12 @@ news, and it takes an attempt again under the key that it had.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from saga_cli.local.moto_as_aws import letters_of, put_back
 from saga_cli.local.template import QUEUE, TABLE, Template
@@ -36,13 +37,23 @@ class Keeper:
         self._template = template
         self._dynamodb = dynamodb
         self._kept: str | None = None
+        self._held: IO[str]
 
     def restore(self) -> None:
         """Put back what the run before left; nothing, if there was none.
 
         Raises:
-            CommandError: The file cannot be read, or another release wrote it.
+            CommandError: The folder cannot be used, or another runtime uses it;
+                the file cannot be read, or another release wrote it.
         """
+        self._lock()
+        try:
+            self._restore()
+        except BaseException:
+            self.release()
+            raise
+
+    def _restore(self) -> None:
         try:
             kept = json.loads(self._file.read_text(), object_hook=_bytes)
         except FileNotFoundError:
@@ -66,11 +77,29 @@ class Keeper:
         text = json.dumps(state, default=_text)
         if text == self._kept:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         draft = self._file.with_suffix(".draft")
         draft.write_text(text)
         draft.replace(self._file)
         self._kept = text
+
+    def _lock(self) -> None:
+        """One runtime at a time: two would overwrite each other. The lock ends with the process."""
+        folder = self._file.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._held = (folder / "lock").open("w")
+        except OSError as exc:
+            raise CommandError(Exit.USAGE, f"{folder}: {exc.strerror}") from exc
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            self._held.close()
+            text = f"{folder} is in use by another `saga local`; give this one a folder of its own"
+            raise CommandError(Exit.UNAVAILABLE, text) from exc
+
+    def release(self) -> None:
+        """Let another runtime have the folder."""
+        self._held.close()
 
     def _items(self, table: str) -> Iterator[dict[str, Any]]:
         pages = self._dynamodb.get_paginator("scan")

@@ -14,6 +14,7 @@ from watchfiles import Change, PythonFilter, run_process
 from saga_cli.problems import Exit
 
 ENGINE = ("saga_core", "infra", "handlers", "saga_cli")
+WATCHED = "WATCHFILES_CHANGES"  # the environment variable that watchfiles sets for its child
 STOP_S = 15  # for what runs, and for the data to reach the disk
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -28,9 +29,10 @@ from saga_cli.local.infrastructure import infrastructure
 from saga_cli.local.keeping import Keeper
 from saga_cli.local.moto_as_aws import moto_repaired
 from saga_cli.local.pump import Ending, Invocation, Pump
-from saga_cli.local.reloading import serve_again_on_each_change
+from saga_cli.local.reloading import WATCHED, serve_again_on_each_change
 from saga_cli.local.stack import local_clients, local_settings
 from saga_cli.local.template import Template
+from saga_cli.main import EXAMPLES
 from saga_cli.parts import application
 from saga_cli.problems import CommandError, Exit
 from saga_core.errors import DefinitionError
@@ -54,8 +56,11 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 print(server.hint, flush=True)
             server.wait()
-    except DefinitionError as exc:
-        raise CommandError(Exit.USAGE, str(exc)) from exc
+    except (DefinitionError, CommandError) as exc:
+        if WATCHED in os.environ:
+            print("saga: waiting for the next save", file=sys.stderr, flush=True)
+        exit_ = exc.exit if isinstance(exc, CommandError) else Exit.USAGE
+        raise CommandError(exit_, str(exc)) from exc
     except KeyboardInterrupt:
         fate = "is gone" if args.data is None else f"is kept in {args.data}"
         print(f"saga: stopped, and what ran here {fate}", file=sys.stderr)
@@ -105,6 +110,7 @@ class LocalServer:
     pump: Pump
     front: Front
     endpoint: str
+    _name: str
 
     def __init__(
         self,
@@ -141,9 +147,11 @@ class LocalServer:
             keeper = Keeper(self._data, template, dynamodb) if self._data is not None else None
             if keeper is not None:
                 keeper.restore()
+                undo.callback(keeper.release)
                 undo.callback(keeper.keep)
             undo.callback(_bootstrap.reset)
             _bootstrap.use(app)
+            self._name = next(iter(app.definitions.refs)).partition("@")[0]
             self.pump = Pump(template, sqs, clock, [self._report])
             self.front = _serve_front(self._port and self._port + 1, self.pump, undo)
             undo.callback(self._in_thread(self._work).join)
@@ -167,12 +175,16 @@ class LocalServer:
         port = self.endpoint.rpartition(":")[2]
         flag = f"--local --port {port}"
         place = "in memory" if self._data is None else f"its data in {self._data}"
+        name, context, mine = "order", '{"sku": "tea"}', ""
+        if self._definitions != EXAMPLES:
+            name, context = self._name, "{…}"
+            mine = f"\n  export SAGA_DEFINITIONS={self._definitions}"
         return f"""\
 The stack runs on this machine, {place}. From another terminal:
-
-  saga start order --context '{{"sku": "tea"}}' --wait {flag}
+{mine}
+  saga start {name} --context '{context}' --wait {flag}
   saga list {flag}
-  curl {self.front.url}/sagas/order -H 'Idempotency-Key: order-1' --json '{{"sku": "tea"}}'
+  curl {self.front.url}/sagas/{name} -H 'Idempotency-Key: {name}-1' --json '{context}'
 
 For anything else that speaks AWS:
 

@@ -12,7 +12,9 @@ parcels; not counters of calls, which repeats may raise.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -43,7 +45,7 @@ class ObservableWorld(Protocol):
         """Nothing happened yet."""
 
     def snapshot(self) -> object:
-        """What stands, as a value that ``==`` compares."""
+        """What stands, as a value that ``==`` compares. It is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,19 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a proof came to. ``str`` of it is for people."""
+    """What a proof came to. ``str`` of it is for people.
+
+    Attributes:
+        runs: How many there were.
+        findings: Those that ended wrong.
+        without_faults: How the saga ended when nothing went wrong, if it did
+            not complete: a saga that never gets far proves little.
+    """
 
     name: str
     runs: int
     findings: tuple[Finding, ...]
+    without_faults: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -82,6 +92,8 @@ class Report:
     def __str__(self) -> str:
         head = f"{self.name}: {self.runs} runs, {len(self.findings)} findings"
         lines = [f"  {n}. {f}" for n, f in enumerate(self.findings, 1)]
+        if self.without_faults is not None:
+            lines.insert(0, f"  without any fault it ended {self.without_faults}")
         if self.findings:
             lines += ["", "  the first of them, effect by effect:"]
             lines += [f"  {line}" for line in self.findings[0].trace]
@@ -132,7 +144,16 @@ class _Prover:
         saga_id = sim.begin(definition, self.context, "explored")
         quiet = sim.run(_MOST_STEPS)
         saga = next(s for s in sim.sagas if s.id == saga_id)  # its client tries until it stands
-        return _Run(saga, quiet, self.world.snapshot(), script.effects, tuple(sim.trace))
+        return _Run(saga, quiet, self.stands(), script.effects, tuple(sim.trace))
+
+    def stands(self) -> object:
+        """What stands now: a copy, because what the world hands out may go on changing."""
+        return deepcopy(self.world.snapshot())
+
+    def nothing(self) -> object:
+        """What stands in a world in which nothing happened."""
+        self.world.reset()
+        return self.stands()
 
     def judge(
         self, run: _Run, schedule: str, *, untouched: object, completed: object | None
@@ -153,8 +174,9 @@ class _Prover:
         if wrong is not None:
             self.findings.append(Finding(schedule, state, wrong, run.trace))
 
-    def report(self, name: str) -> Report:
-        return Report(f"{name} of {self.definition.name}", self.runs, tuple(self.findings))
+    def report(self, name: str, plain: _Run) -> Report:
+        head = f"{name} of {self.definition.name}"
+        return Report(head, self.runs, tuple(self.findings), _unexpected(plain.saga))
 
 
 def explore(
@@ -176,8 +198,7 @@ def explore(
     second anywhere after the first: some hundred times as many runs.
     """
     prover = _prover(saga, context, world, codec)
-    prover.world.reset()
-    untouched = prover.world.snapshot()
+    untouched = prover.nothing()
     plain = prover.run(prover.definition, {})
     prover.judge(plain, "without any fault", untouched=untouched, completed=None)
     completed = plain.left
@@ -195,7 +216,7 @@ def explore(
                 second = prover.run(definition, {place: fault, later: another})
                 also = f"{told}, {another} at {describe(second.effects[later])}"
                 prover.judge(second, also, untouched=untouched, completed=completed)
-    return prover.report("exploration")
+    return prover.report("exploration", plain)
 
 
 def _places(run: _Run, after: int = -1) -> list[tuple[int, Fault]]:
@@ -220,23 +241,42 @@ def prove_rollback(
     Each step fails twice: before its effect, and after it with its answer lost.
     """
     prover = _prover(saga, context, world, codec)
-    prover.world.reset()
-    untouched = prover.world.snapshot()
+    untouched = prover.nothing()
+    plain = prover.run(prover.definition, {})
+    prover.runs = 0  # that one is no roll-back
     for step in prover.definition.steps:
         for after_effect in (False, True):
             run = prover.run(_failing(prover.definition, step.name, after_effect=after_effect), {})
             moment = "after its effect, its answer lost" if after_effect else "before its effect"
             prover.judge(run, f"{step.name} fails {moment}", untouched=untouched, completed=None)
-    return prover.report("roll-backs")
+    return prover.report("roll-backs", plain)
 
 
 def _prover(
     saga: Saga | SagaDefinition, context: object, world: ObservableWorld, codec: ContextCodec | None
 ) -> _Prover:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass  # as it must be: async handlers get a loop of their own
+    else:
+        raise RuntimeError("explore and prove_rollback are not for async tests: call them in a def")
     definition = saga.build() if isinstance(saga, Saga) else saga
     if definition.context_type is None:
         definition = replace(definition, context_type=type(context))
-    return _Prover(definition, context, world, codec or StandardContextCodec())
+    codec = codec or StandardContextCodec()
+    codec.decode(codec.encode(context), definition.context_type)  # is it one of this saga's?
+    return _Prover(definition, context, world, codec)
+
+
+def _unexpected(saga: SagaInstance) -> str | None:
+    """How a saga ended that did not complete, and at which step and error."""
+    if saga.state is SagaState.COMPLETED:
+        return None
+    cause = saga.cause
+    if cause is None or cause.error is None:
+        return str(saga.state)
+    return f"{saga.state}: {cause.step} failed with {cause.error.kind}: {cause.error.message}"
 
 
 def _failing(definition: SagaDefinition, name: str, *, after_effect: bool) -> SagaDefinition:

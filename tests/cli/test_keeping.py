@@ -18,7 +18,7 @@ import pytest
 from saga_cli.local.clock import VirtualClock
 from saga_cli.local.keeping import Keeper
 from saga_cli.local.stack import LocalStack
-from saga_cli.problems import CommandError
+from saga_cli.problems import CommandError, Exit
 from saga_core.instance import SagaState
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ def run_over(folder: Path, clock: VirtualClock) -> Iterator[LocalStack]:
         keeper.restore()
         yield stack
         keeper.keep()
+        keeper.release()
 
 
 def test_a_saga_goes_on_in_the_next_run_from_where_it_was(tmp_path):
@@ -85,10 +86,11 @@ def test_nothing_is_written_when_nothing_changed(tmp_path):
         keeper.keep()
         (tmp_path / "state.json").unlink()
         keeper.keep()
-        assert not list(tmp_path.iterdir())
+        assert not (tmp_path / "state.json").exists()
         stack.send("StartQueue", "x")
         keeper.keep()
-        assert [f.name for f in tmp_path.iterdir()] == ["state.json"]
+        assert (tmp_path / "state.json").exists()
+        assert not (tmp_path / "state.draft").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", json.dumps({"layout": 99})])
@@ -98,6 +100,25 @@ def test_what_cannot_be_read_is_not_taken_for_nothing(tmp_path, text):
         keeper = Keeper(tmp_path, stack.template, stack.dynamodb)
         with pytest.raises(CommandError, match="delete it"):
             keeper.restore()
+
+
+def test_two_runtimes_do_not_share_a_folder(tmp_path):
+    with LocalStack() as stack:
+        first, second = (Keeper(tmp_path, stack.template, stack.dynamodb) for _ in range(2))
+        first.restore()
+        with pytest.raises(CommandError, match="in use"):
+            second.restore()
+        first.release()
+        second.restore()
+        second.release()
+
+
+def test_a_file_is_no_folder(saga, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    ran = saga("local", "--port", "0", "--data", str(tmp_path / "file"))
+    assert ran.exit == Exit.USAGE
+    assert ran.err == f"saga: {tmp_path / 'file'}: File exists\n"
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.fixture
@@ -132,10 +153,12 @@ def test_it_begins_anew_on_a_save_and_keeps_its_data(project: Path):
     try:
         hint = "".join(lines_until(process.stdout, "Ctrl-C"))
         assert "its data in kept" in hint
+        assert "export SAGA_DEFINITIONS=mine.order:order" in hint
+        assert "saga start order --context '{…}'" in hint
         saga = project / "mine" / "order.py"
         good = saga.read_text()
         saga.write_text(good + "(\n")
-        told = "".join(lines_until(process.stdout, "cannot be imported"))
+        told = "".join(lines_until(process.stdout, "waiting for the next save"))
         assert "order.py changed; begun anew" in told
         assert "kept in kept" in told
         saga.write_text(good)

@@ -262,6 +262,10 @@ def test_a_definition_that_cannot_run_is_refused_with_its_rule(changes, message)
     assert broken(**changes) == message
 
 
+def test_a_version_that_is_no_text_is_refused_with_its_rule():
+    assert "SAGA004 a version matches" in broken(version=2)
+
+
 def test_every_error_is_named_at_once_in_the_order_of_the_rules():
     message = broken(name="", steps=(bare("-"), bare("-")), timeout=timedelta(0))
     rules = [part.split()[0] for part in message.removeprefix("saga : ").split("; ")]

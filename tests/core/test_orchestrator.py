@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from saga_core.authoring import Saga
 from saga_core.calls import Direction, StepCall
 from saga_core.contexts import StandardContextCodec
 from saga_core.definition import DEFAULT_TIMEOUT, Function
@@ -134,6 +135,20 @@ def test_the_same_key_with_another_input_is_refused():
     with pytest.raises(DuplicateSagaError) as caught:
         asyncio.run(saga.start({"x": 2}, idempotency_key="k"))
     assert caught.value.saga_id == first
+
+
+def test_a_context_that_does_not_fit_begins_nothing():
+    @dataclass
+    class Named:
+        name: str
+
+    saga = Saga("typed", context=Named)
+    saga.step(name="a", compensatable=False)(nothing)
+    store = RecordingStore()
+    orchestrator = SagaOrchestrator(saga.build(), store=store)
+    with pytest.raises(TypeError, match="nmae"):
+        asyncio.run(orchestrator.start({"nmae": "x"}))
+    assert store.history == []
 
 
 def test_an_input_of_64_kb_is_the_largest_one():

@@ -21,6 +21,6 @@ class Services:
 
 EXAMPLES: dict[str, tuple[Saga | SagaDefinition, object]] = {
     "order": (order, Order(sku="tea", quantity=2)),
-    "checkout": (checkout, Checkout(lines=[Line(sku="tea"), Line(sku="pot")])),
+    "checkout": (checkout, Checkout(lines=[Line(sku="tea"), Line(sku="teapot")])),
     "travel": (travel, Trip(hotel="inn", flight="dawn", car="compact")),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -148,3 +150,56 @@ def test_an_undo_that_never_gives_up_is_found() -> None:
 
     report = prove_rollback(saga, {}, bank)
     assert [f.wrong for f in report.findings] == ["nothing will move it any more"]
+
+
+class LiveBank(Bank):
+    """Hands out what it keeps, which goes on changing."""
+
+    def snapshot(self) -> object:
+        return self.charges
+
+
+def test_a_snapshot_that_goes_on_changing_is_copied() -> None:
+    bank = LiveBank()
+    assert not prove_rollback(bad_order(bank), {}, bank).ok
+
+
+def test_a_saga_that_never_gets_far_is_told() -> None:
+    bank = Bank()
+    saga = Saga("mistyped")
+
+    @saga.step
+    def charge(ctx: dict[str, str]) -> None:
+        ctx["nmae"] += "!"
+
+    @charge.compensate
+    def refund(_ctx: object) -> None:
+        pass
+
+    for proof in (explore, prove_rollback):
+        report = proof(saga, {}, bank)
+        assert report.ok
+        assert report.without_faults == "COMPENSATED: charge failed with KeyError: 'nmae'"
+        assert f"without any fault it ended {report.without_faults}" in str(report)
+
+
+@dataclass
+class Typed:
+    """A context."""
+
+    name: str
+
+
+def test_a_context_that_is_none_of_this_sagas_is_refused() -> None:
+    saga = Saga("typed", context=Typed)
+    saga.step(name="a", compensatable=False)(lambda _ctx: None)
+    with pytest.raises(TypeError):
+        prove_rollback(saga, {"nmae": "x"}, Bank())
+
+
+def test_an_async_test_is_told_that_it_must_not_be_one() -> None:
+    async def test() -> None:
+        explore(bad_order(Bank()), {}, Bank())
+
+    with pytest.raises(RuntimeError, match="not for async tests"):
+        asyncio.run(test())
