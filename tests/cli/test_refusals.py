@@ -24,7 +24,7 @@ def stack() -> Iterator[LocalStack]:
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
-        (("nothing", "--context", "{}"), Exit.NOT_FOUND, "nothing is not among examples.order:order"),
+        (("nothing", "--context", "{}"), Exit.NOT_FOUND, "nothing is not among examples."),
         (("order", "--context", '{"quantity": 0}'), Exit.USAGE, "sku: Field required; quantity: "),
         (("order",), Exit.USAGE, "sku: Field required"),
         (("order", "--context", "{"), Exit.USAGE, "the context cannot be read: not JSON"),
