@@ -332,9 +332,8 @@ class SagaInstance:
             raise SagaTimeoutError(self.id)
         if self.cause.kind is CauseKind.CANCELLED:
             raise SagaCancelledError(self.id, self.cause.by or "unknown")
-        if self.cause.kind is CauseKind.STEP_FAILED:
-            step = next(s for s in self.steps if s.name == self.cause.step)
-            raise StepFailedError(self.id, step.name, step.attempts, _told(self.cause.error))
+        step = next(s for s in self.steps if s.name == self.cause.step)
+        raise StepFailedError(self.id, step.name, step.attempts, _told(self.cause.error))
 
     def _at(self, step: StepRecord, *, forward: bool | None = None) -> bool:
         """The saga is at this step (and going that way)."""

@@ -273,10 +273,9 @@ def _unexpected(saga: SagaInstance) -> str | None:
     """How a saga ended that did not complete, and at which step and error."""
     if saga.state is SagaState.COMPLETED:
         return None
-    cause = saga.cause
-    if cause is None or cause.error is None:
-        return str(saga.state)
-    return f"{saga.state}: {cause.step} failed with {cause.error.kind}: {cause.error.message}"
+    error = saga.cause.error if saga.cause is not None else saga.failure
+    at = f" at {saga.cause.step}" if saga.cause is not None and saga.cause.step else ""
+    return f"{saga.state}{at}" + (f", {error.kind}: {error.message}" if error is not None else "")
 
 
 def _failing(definition: SagaDefinition, name: str, *, after_effect: bool) -> SagaDefinition:

@@ -180,7 +180,7 @@ def test_a_saga_that_never_gets_far_is_told() -> None:
     for proof in (explore, prove_rollback):
         report = proof(saga, {}, bank)
         assert report.ok
-        assert report.without_faults == "COMPENSATED: charge failed with KeyError: 'nmae'"
+        assert report.without_faults == "COMPENSATED at charge, KeyError: 'nmae'"
         assert f"without any fault it ended {report.without_faults}" in str(report)
 
 
