@@ -70,12 +70,14 @@ class World:
         undone: Keys whose effect was undone, or must not happen any more.
         calls: Every call in order, repeats included.
         shelf: How many there are left of each thing.
+        mail: Questions that somebody was asked, and the token to answer each with.
     """
 
     done: dict[str, Effect] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     shelf: Counter[str] = field(default_factory=lambda: Counter(_ON_THE_SHELF))
+    mail: dict[str, str] = field(default_factory=dict)
     _refusals: dict[str, deque[BaseException]] = field(default_factory=dict)
     _losses: dict[str, deque[BaseException]] = field(default_factory=dict)
     _broken: dict[str, Exception] = field(default_factory=dict)
@@ -212,6 +214,31 @@ class Payments:
     def refund(self, *, key: str) -> None:
         """Give back what was charged under this key."""
         world.undo("payments.refund", key, lambda: None)
+
+
+class Budgets:
+    """Knows how much may still be spent."""
+
+    def hold(self, amount: int, *, key: str) -> str:
+        """Set so much aside."""
+        return world.happen("budgets.hold", str(amount), key, lambda: None)
+
+    def release(self, *, key: str) -> None:
+        """Let go of what was held under this key."""
+        world.undo("budgets.release", key, lambda: None)
+
+
+class Approvals:
+    """Writes to the people who decide."""
+
+    def ask(self, question: str, *, token: str, key: str) -> None:
+        """Send the question, and what to answer it with."""
+        world.happen("approvals.ask", question, key, lambda: None)
+        world.mail[question] = token
+
+    def withdraw(self, *, key: str) -> None:
+        """Tell them that it is settled."""
+        world.undo("approvals.withdraw", key, lambda: None)
 
 
 class Shipping:

@@ -29,6 +29,9 @@ class Clock(Protocol):
     def new_incarnation(self) -> str:
         """8 random hex digits."""
 
+    def new_secret(self) -> str:
+        """128 random bits as hex digits."""
+
     def jitter(self) -> float:
         """A fraction in [0, 1)."""
 
@@ -36,8 +39,15 @@ class Clock(Protocol):
 class WorkQueue(Protocol):
     """The queue that wakes sagas."""
 
-    def send(self, instance: SagaInstance, delay_ms: int, reason: str, correlation_id: str) -> None:
-        """Announce the current work item. Raises SagaError when the queue did not take it."""
+    def send(
+        self,
+        instance: SagaInstance,
+        delay_ms: int,
+        reason: str,
+        correlation_id: str,
+        branch: int | None = None,
+    ) -> None:
+        """Announce a lane's current work item. Raises SagaError when the queue did not take it."""
 
     def postpone(self, receipt_handle: str, delay_ms: int) -> bool:
         """Have a message delivered again after this time; False when that failed."""

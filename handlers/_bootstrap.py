@@ -32,7 +32,11 @@ def application(function: str) -> Application:
         DefinitionError: A definition cannot run.
     """
     if function not in _built:
-        _built[function] = build(Settings.from_environment(function))
+        settings = Settings.from_environment(function)
+        built = build(settings)
+        if function == "worker":
+            load_definitions(settings.definitions).check_budget(settings.step_ms)
+        _built[function] = built
     return _built[function]
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from handlers._application import Application
+from saga_core.contexts import InvalidContextError
 from saga_core.definition import SagaDefinition
 from saga_core.effects import (
     Call,
+    CheckContext,
     Claim,
     Commit,
     Create,
+    Decide,
     Effect,
     Ended,
     Find,
@@ -28,7 +31,7 @@ from saga_core.effects import (
     Unavailable,
 )
 from saga_core.errors import IllegalEventError, ItemTooLargeError, SagaError, StoreError
-from saga_core.invoke import invoke
+from saga_core.invoke import decide, invoke
 
 T = TypeVar("T")
 
@@ -65,7 +68,7 @@ class Driver:
     def _perform(self, effect: Effect[object]) -> object:
         store, clock = self.app.store, self.app.clock
         match effect:
-            case Claim(key, epoch, definition, claim_id, at, until):
+            case Claim(key, epoch, definition, claim_id, at, until, branch):
                 return self._stored(
                     lambda: store.claim(
                         key,
@@ -74,10 +77,15 @@ class Driver:
                         claim_id=claim_id,
                         now=at,
                         until=until,
+                        branch=branch,
                     )
                 )
             case Call():
                 return self._call(effect)
+            case Decide():
+                return decide(effect, self.app.codec)
+            case CheckContext():
+                return self._faults_of(effect.definition, effect.context)
             case Commit(before, after, claim_id):
                 return self._stored(lambda: store.commit(before, after, claim_id=claim_id))
             case Send():
@@ -86,8 +94,10 @@ class Driver:
                 return self._stored(lambda: store.create(instance))
             case Find(key, at):
                 return self._stored(lambda: store.find(key, at))
-            case Redispatch(instance, nudge_id, at):
-                return self._stored(lambda: store.redispatch(instance, nudge_id=nudge_id, now=at))
+            case Redispatch(instance, nudge_id, at, branch):
+                return self._stored(
+                    lambda: store.redispatch(instance, nudge_id=nudge_id, now=at, branch=branch)
+                )
             case Record(before, after):
                 return self._stored(lambda: store.record(before, after))
             case MarkSwept(before, after):
@@ -113,7 +123,11 @@ class Driver:
     def _send(self, effect: Send) -> bool:
         try:
             self.app.queue.send(
-                effect.instance, effect.delay_ms, effect.reason, self.correlation_id
+                effect.instance,
+                effect.delay_ms,
+                effect.reason,
+                self.correlation_id,
+                effect.branch,
             )
         except SagaError:
             return False
@@ -125,9 +139,17 @@ class Driver:
         outcome = invoke(self.definition, effect, self.app.codec, _wait)
         return Ended(outcome, self.app.clock.now_ms(), self.app.clock.jitter())
 
+    def _faults_of(self, definition: SagaDefinition, context: str) -> tuple[tuple[str, str], ...]:
+        try:
+            self.app.codec.accept(context, definition.context_type)
+        except InvalidContextError as exc:
+            return exc.fields
+        return ()
 
-def _wait(awaitable: Awaitable[object]) -> object:
+
+def _wait(awaitable: Awaitable[object], seconds: float | None) -> object:
     async def finish() -> object:
-        return await awaitable
+        async with asyncio.timeout(seconds):
+            return await awaitable
 
     return asyncio.run(finish())

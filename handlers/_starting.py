@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from handlers._application import Application
 from handlers._driver import Driver
 from saga_core.contexts import InvalidContextError
+from saga_core.definition import SagaDefinition
 from saga_core.identity import IDEMPOTENCY_KEY, input_fingerprint, saga_id_for
 from saga_core.instance import SagaInstance
 from saga_core.ports import INPUT_LIMIT
@@ -43,12 +44,12 @@ def begin(
         StartRefusedError: Nothing was written; sending the same again is no use,
             except for the problem ``unavailable``.
     """
-    new = _checked(app, request)
-    started = Driver(app, correlation_id).run(start(new, ends_at=ends_at))
+    new, definition = _checked(app, request)
+    started = Driver(app, correlation_id).run(start(new, definition, ends_at=ends_at))
     return _told(app, started, correlation_id)
 
 
-def _checked(app: Application, request: StartRequest) -> SagaInstance:
+def _checked(app: Application, request: StartRequest) -> tuple[SagaInstance, SagaDefinition]:
     if not IDEMPOTENCY_KEY.fullmatch(request.idempotency_key):
         raise StartRefusedError(
             "invalid-idempotency-key", "An idempotency key is 1 to 128 printable ASCII characters."
@@ -64,7 +65,7 @@ def _checked(app: Application, request: StartRequest) -> SagaInstance:
         raise StartRefusedError(
             "invalid-context", "The context is not one of this saga.", exc.fields
         ) from exc
-    return create(
+    new = create(
         definition,
         saga_id=saga_id_for(request.tenant, request.idempotency_key),
         tenant=request.tenant,
@@ -72,7 +73,9 @@ def _checked(app: Application, request: StartRequest) -> SagaInstance:
         input_fingerprint=input_fingerprint(request.saga, request.context),
         context=context,
         at=app.clock.now_ms(),
+        secret=app.clock.new_secret(),
     )
+    return new, definition
 
 
 def _told(app: Application, started: Started, correlation_id: str) -> tuple[Starting, SagaInstance]:

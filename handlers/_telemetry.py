@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from saga_core.actions import Compensate, Execute, Settle
+from saga_core.actions import Compensate, Execute, Inquire, Settle
+from saga_core.calls import Direction
 from saga_core.events import CompensationFailed, StepFailed, StepInDoubt
 from saga_core.instance import CLOSED, Key, SagaInstance, SagaState, Why
 from saga_core.outcome import StepError
@@ -164,6 +165,8 @@ def _attempt_fields(decision: Decision) -> dict[str, object]:
     match decision.action:
         case Execute(step, attempt):
             fields = {"step": step, "phase": "forward", "attempt": attempt}
+        case Inquire(step):
+            fields = {"step": step, "phase": "forward", "inquires": True}
         case Compensate(step, attempt):
             fields = {"step": step, "phase": "compensation", "attempt": attempt}
         case Settle(reason):
@@ -212,12 +215,15 @@ def _metrics(decision: Decision, now: int, hop_max: int | None) -> dict[str, flo
             metrics["StepRetries"] = 1
     if after.status in CLOSED or after.status is SagaState.FAILED:
         metrics |= _ending(after, now, hop_max)
+    elif after.phase is Direction.FORWARD and now >= after.deadline_at:
+        metrics["SagaOverdue"] = 1  # past its pivot, or the deadline would have turned it round
     return metrics
 
 
 def _ending(saga: SagaInstance, now: int, hop_max: int | None) -> dict[str, float]:
     names = {SagaState.COMPLETED: "SagaCompleted", SagaState.COMPENSATED: "SagaCompensated"}
-    failed = "SagaStalled" if saga.why is Why.STALLED else "CompensationFailed"
+    spent = saga.why is Why.COMPENSATION_FAILED
+    failed = "CompensationFailed" if spent else "SagaStalled"
     metrics: dict[str, float] = {
         names.get(saga.status, failed): 1,
         "SagaDurationMs": max(0, now - saga.created_at),

@@ -1,8 +1,9 @@
-"""The HTTP API: start, read, list, resume, cancel and skip.
+"""The HTTP API: start, read, list, resume, cancel and skip, and answers for steps that wait.
 
 Who may call is settled before: by IAM, or by the scopes of a token. Whose sagas
 a caller sees comes from the authoriser's claim, never from body or path; a
-foreign id is as unknown as one that does not exist.
+foreign id is as unknown as one that does not exist. To answer, a caller needs the
+step's token besides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, cast
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
+from handlers._answering import AnswerRefusedError, AnswerRequest, take
 from handlers._application import Application
 from handlers._bootstrap import entry_point
 from handlers._driver import Driver
@@ -85,6 +87,10 @@ def _resolver(app: Application, context: LambdaContext) -> APIGatewayHttpResolve
             raise ProblemError("invalid-request", 'The body names the step: {"step": "..."}.')
         event = SkipRequested(step=step, by=_actor(http), at=app.clock.now_ms())
         return _request(app, http, saga_id, event, kind="skip", ends_at=ends_at)
+
+    @http.post("/answers/<token>")
+    def answer_step(token: str) -> Response[str]:
+        return _take_answer(app, http, token, ends_at)
 
     _errors(app, http)
     return http
@@ -179,6 +185,26 @@ def _list(app: Application, http: APIGatewayHttpResolver) -> Response[str]:
         raise ProblemError("invalid-request", "The cursor is not one of ours.") from exc
     body: Json = {"sagas": [summary(saga) for saga in page.instances], "cursor": page.cursor}
     return _answer(200, body)
+
+
+def _take_answer(
+    app: Application, http: APIGatewayHttpResolver, token: str, ends_at: int
+) -> Response[str]:
+    tenant = _tenant(app, http)
+    told = _json_body(http, INPUT_LIMIT)
+    asked = AnswerRequest(tenant, token, told, _actor(http))
+    try:
+        saga = take(app, asked, ends_at=ends_at, correlation_id=_correlation_id(http))
+    except AnswerRefusedError as exc:
+        extra: Json = {}
+        if exc.fields:
+            extra["errors"] = [{"field": place, "message": wrong} for place, wrong in exc.fields]
+        if exc.saga is not None:
+            extra["state"] = exc.saga.state.value
+        if exc.reason is not None:
+            extra["reason"] = exc.reason
+        raise ProblemError(exc.problem, exc.detail, **extra) from exc
+    return _answer(202, view(saga), {"Location": f"/sagas/{saga.id}", "Retry-After": "1"})
 
 
 def _request(

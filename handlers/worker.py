@@ -29,7 +29,7 @@ def handle(app: Application, event: SqsEvent, context: LambdaContext) -> BatchRe
         )
         definition = app.definitions.by_ref(message.definition)
         driver = Driver(app, message.correlation_id, definition, record.receipt_handle)
-        decision = driver.run(work(message, delivery, definition))
+        decision = driver.run(work(message, delivery, app.definitions.by_ref))
         app.telemetry.decided(
             "worker",
             decision,

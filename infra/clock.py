@@ -29,6 +29,9 @@ class Clock(Protocol):
     def new_incarnation(self) -> str:
         """8 random hex digits: tell apart two sagas that use one id in turn."""
 
+    def new_secret(self) -> str:
+        """128 random bits as hex digits, which nobody can guess."""
+
     def jitter(self) -> float:
         """A random fraction in [0, 1)."""
 
@@ -51,6 +54,10 @@ class SystemClock(Clock):
     def new_incarnation(self) -> str:
         """See Clock."""
         return secrets.token_hex(4)
+
+    def new_secret(self) -> str:
+        """See Clock."""
+        return secrets.token_hex(16)
 
     def jitter(self) -> float:
         """See Clock."""

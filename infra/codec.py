@@ -1,12 +1,15 @@
 """A saga as an item of the table, and back.
 
-Layout (version 1; PROTOCOL's names, binding where operators and queries read them):
+Layout (version 2; PROTOCOL's names, binding where operators and queries read them):
 
     pk sk v tenant saga_id name def fp inst          what it is, never changed
     st phase why idx epoch ver due_at deadline_at    where it is
     att rep tries clean began_at hops stall          its counters
     lease_id lease_until last_id nudge_id nudge_at   who works on it, who worked on it last
-    steps[]: n s q d a ca e sa ea                    what is remembered of each step
+    wait                                             for how long an answer is awaited
+    br b<n>: epoch due_at att tries ... q            of an open group: how many branches, each lane
+    steps[]: n s q d a ca e sa ea w an r c ch         what is remembered of each step
+    secret                                           B: what its answer tokens are made from
     ctx                                              S: JSON text; B: the same, zlib
     cancel cancel_at cause failure                   why it turned round, why it stopped
     created_at updated_at expires_at                 ms, ms, SECONDS (the table's TTL)
@@ -18,6 +21,7 @@ item, so bytes are the price of a step. Nothing is ever pickled.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,10 +49,12 @@ from saga_core.instance import (
     Cancel,
     Cause,
     CauseKind,
+    GivenAnswer,
     Key,
     Lane,
     Lease,
     Nudge,
+    Parent,
     SagaInstance,
     SagaState,
     StepCode,
@@ -57,11 +63,12 @@ from saga_core.instance import (
 )
 from saga_core.outcome import StepError
 
+_BRANCH = re.compile(r"b([0-9]{1,3})")
 Upcaster: TypeAlias = Callable[[Item], Item]
 
 # What takes a record of one layout to the next: {0: f} turns layout 0 into layout 1. A
 # saga lives for up to a year, so an entry stays until no record of its layout can be left.
-UPCASTERS: Mapping[int, Upcaster] = {}
+UPCASTERS: Mapping[int, Upcaster] = {1: lambda item: {**item, "v": _n(2)}}  # 2 only adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,14 @@ class RecordCodec:
             "steps": {"L": [{"M": _step_item(s)} for s in i.steps]},
             **_index_items(i),
             **_lane_items(i.lane),
+            **{branch_name(n.index): {"M": _lane_items(n)} for n in i.branches},
         }
+        if i.branches:
+            item["br"] = _n(len(i.branches))
+        if i.parent is not None:
+            item["parent"] = {"M": {"id": _s(i.parent.saga_id), "s": _n(i.parent.step)}}
+        if i.secret:
+            item["secret"] = {"B": bytes.fromhex(i.secret)}
         if i.cancel is not None:
             item |= {"cancel": _s(i.cancel.by), "cancel_at": _n(i.cancel.at)}
         if i.cause is not None:
@@ -148,6 +162,11 @@ def key_item(key: Key) -> Item:
     return {PK: _s(partition_key(key)), SK: _s(STATE_SK)}
 
 
+def branch_name(index: int) -> str:
+    """The attribute that holds the lane of the step at this place, while its group is open."""
+    return f"b{index}"
+
+
 # -- writing ---------------------------------------------------------------------
 
 
@@ -164,7 +183,7 @@ def _index_items(i: SagaInstance) -> Item:
 
 def _lane_items(lane: Lane) -> Item:
     item: Item = {
-        "idx": _n(lane.index),
+        **({} if lane.branch else {"idx": _n(lane.index)}),
         "epoch": _n(lane.epoch),
         "att": _n(lane.attempts),  # a claim adds to it, so it is there from the start
         "tries": _n(lane.tries),  # likewise
@@ -182,6 +201,12 @@ def _lane_items(lane: Lane) -> Item:
         item |= {"nudge_id": _s(lane.nudge.id), "nudge_at": _n(lane.nudge.at)}
     if lane.began_at is not None:
         item["began_at"] = _n(lane.began_at)
+    if lane.wait_ms is not None:
+        item["wait"] = _n(lane.wait_ms)
+    if lane.woken:
+        item["woken"] = {"BOOL": True}
+    if lane.order is not None:
+        item["q"] = _n(lane.order)
     return item
 
 
@@ -203,6 +228,27 @@ def _step_item(s: StepRecord) -> Item:
         item["sa"] = _n(s.started_at)
     if s.ended_at is not None:
         item["ea"] = _n(s.ended_at)
+    if s.chosen:
+        item["w"] = {"BOOL": True}
+    if s.answer is not None:
+        item["an"] = {"M": _answer_item(s.answer)}
+    if s.result is not None:
+        item["r"] = pack_context(s.result)
+    if s.settled_by is not None:
+        item["c"] = _s(s.settled_by)
+    if s.child is not None:
+        item["ch"] = _s(s.child)
+    return item
+
+
+def _answer_item(a: GivenAnswer) -> Item:
+    item: Item = {"h": _s(a.digest), "ok": {"BOOL": a.ok}, "by": _s(a.by), "at": _n(a.at)}
+    if a.fields is not None:
+        item["f"] = pack_context(a.fields)
+    if a.error is not None:
+        item["e"] = _error_value(a.error)
+    if a.late:
+        item["l"] = {"BOOL": True}
     return item
 
 
@@ -246,6 +292,7 @@ def _decode(item: Item) -> SagaInstance:
         status=SagaState(item["st"]["S"]),
         phase=Direction(item["phase"]["S"]),
         lane=_lane(item),
+        branches=_branches(item),
         steps=tuple(_step(value["M"]) for value in item["steps"]["L"]),
         context_text=unpack_context(item["ctx"]),
         version=int(item["ver"]["N"]),
@@ -261,21 +308,32 @@ def _decode(item: Item) -> SagaInstance:
         sweep_at=_number_or_none(item, "sweep_at"),
         sweeps=_number(item, "sweeps"),
         expires_at=expires * 1000 if expires is not None else None,
+        secret=bytes(item["secret"]["B"]).hex() if "secret" in item else "",
+        parent=_parent(item["parent"]["M"]) if "parent" in item else None,
     )
+
+
+def _parent(m: Mapping[str, Value]) -> Parent:
+    return Parent(m["id"]["S"], int(m["s"]["N"]))
 
 
 def _cancel(item: Item) -> Cancel | None:
     return Cancel(item["cancel"]["S"], int(item["cancel_at"]["N"])) if "cancel" in item else None
 
 
-def _lane(item: Item) -> Lane:
+def _branches(item: Item) -> tuple[Lane, ...]:
+    places = sorted(int(m[1]) for name in item if (m := _BRANCH.fullmatch(name)))
+    return tuple(_lane(item[branch_name(n)]["M"], branch=n) for n in places)
+
+
+def _lane(item: Mapping[str, Value], branch: int | None = None) -> Lane:
     lease = nudge = None
     if "lease_id" in item:
         lease = Lease(item["lease_id"]["S"], int(item["lease_until"]["N"]))
     if "nudge_id" in item:
         nudge = Nudge(item["nudge_id"]["S"], int(item["nudge_at"]["N"]))
     return Lane(
-        index=int(item["idx"]["N"]),
+        index=int(item["idx"]["N"]) if branch is None else branch,
         epoch=int(item["epoch"]["N"]),
         attempts=_number(item, "att"),
         reported=_number(item, "rep"),
@@ -286,6 +344,10 @@ def _lane(item: Item) -> Lane:
         last_id=_text_or_none(item, "last_id"),
         nudge=nudge,
         began_at=_number_or_none(item, "began_at"),
+        wait_ms=_number_or_none(item, "wait"),
+        woken="woken" in item,
+        branch=branch is not None,
+        order=_number_or_none(item, "q"),
     )
 
 
@@ -300,6 +362,23 @@ def _step(m: Mapping[str, Value]) -> StepRecord:
         error=_error_or_none(m, "e"),
         started_at=_number_or_none(m, "sa"),
         ended_at=_number_or_none(m, "ea"),
+        chosen="w" in m,
+        answer=_answer(m["an"]["M"]) if "an" in m else None,
+        result=unpack_context(m["r"]) if "r" in m else None,
+        settled_by=_text_or_none(m, "c"),
+        child=_text_or_none(m, "ch"),
+    )
+
+
+def _answer(m: Mapping[str, Value]) -> GivenAnswer:
+    return GivenAnswer(
+        digest=m["h"]["S"],
+        ok=m["ok"]["BOOL"],
+        by=m["by"]["S"],
+        at=int(m["at"]["N"]),
+        fields=unpack_context(m["f"]) if "f" in m else None,
+        error=_error_or_none(m, "e"),
+        late="l" in m,
     )
 
 

@@ -7,6 +7,7 @@ six hundred words, ``name`` and ``status`` among them. ``:name`` is a value.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from infra.packing import Item, Value
 
@@ -100,10 +101,9 @@ REDISPATCH_UPDATE = "SET #nudge_id = :nudge, #nudge_at = :now"
 # Both read, decide and write under the version. A nudge since the reading counts no version,
 # and yet a surplus message is out: the decision to send another was made without it.
 
+RECORD = UNMOVED  # and, for each lane, one of these two
 NOT_NUDGED_SINCE = "attribute_not_exists(#nudge_id)"
 SAME_NUDGE = "#nudge_id = :nudge"
-RECORD = _all(UNMOVED, NOT_NUDGED_SINCE)
-RECORD_NUDGED = _all(UNMOVED, SAME_NUDGE)
 
 # -- a sweep ---------------------------------------------------------------------
 #
@@ -119,17 +119,57 @@ MARK_SWEPT_UPDATE = "SET #sweep_at = :next, #sweeps = :sweeps"
 # What is over counts as not there; with a version in hand there is nothing to replace then.
 NOT_EXPIRED = "(attribute_not_exists(#expires_at) OR #expires_at >= :now_s)"
 SAVE = _all(UNMOVED, NOT_EXPIRED)
-# Over the size budget only what has fitted before may be written: the context as it stands
-# there, while the records of the steps use up the reserve above the budget.
-SAME_CONTEXT = "#ctx = :ctx"
-SAVE_OVERSIZE = _all(SAVE, SAME_CONTEXT)
 
 # Written by mark_swept, which counts no version. What a mover read of them may be old although
-# the version is not, so it writes them whether they changed for it or not. (A nudge counts none
-# either, but there is none under a lease, and a record has it in its condition.)
+# the version is not, so it writes them whether they changed for it or not.
 UNVERSIONED = ("sweep_at", "sweeps")
+# A nudge counts none either. None comes to a lane under a lease, and a record has them all in
+# its condition; but while a branch is worked on, the main lane can be nudged. The commit that
+# moves the main lane on ends that nudge unseen; any other leaves it alone.
+NUDGE = ("nudge_id", "nudge_at")
 
-_NAME = re.compile(r"#([a-z_]+)")
+# -- a branch of a group ---------------------------------------------------------
+#
+# Each branch has a lane of its own, in a map of its own, so that the clauses above hold for
+# it as they stand. What it shares with the others is the version: two that settle at once
+# both think that they are not the last, until the second is refused and decides again.
+
+# While a group is open the main lane rests: a message of its own can only be of the past.
+NO_GROUP = "attribute_not_exists(#br)"
+# The version ranks the starts: whatever is started later is undone earlier.
+_CLAIM_BRANCH_UPDATE = f"{CLAIM_UPDATE}, #q = if_not_exists(#q, #ver)"
+_OF_A_LANE = re.compile(
+    "#(epoch|due_at|lease_id|lease_until|began_at|att|tries|nudge_id|nudge_at|q)\\b"
+)
+
+
+def of_lane(expression: str, name: str | None) -> str:
+    """The expression about a branch's attributes; None: about the main lane's, as it stands."""
+    return expression if name is None else _OF_A_LANE.sub(rf"#{name}.#\1", expression)
+
+
+def claim(name: str | None) -> tuple[str, str]:
+    """Update and condition of a claim."""
+    if name is None:
+        return CLAIM_UPDATE, _all(CLAIM, NO_GROUP)
+    return of_lane(_CLAIM_BRANCH_UPDATE, name), of_lane(CLAIM, name)
+
+
+def record(nudges: Mapping[str | None, str | None]) -> tuple[str, Item]:
+    """The condition of a request's write, by lane the nudge that was read, and its values."""
+    clauses = [RECORD]
+    values: Item = {}
+    for name, nudge in nudges.items():
+        if nudge is None:
+            clauses.append(of_lane(NOT_NUDGED_SINCE, name))
+            continue
+        placeholder = f":nudge{len(values)}"
+        clauses.append(of_lane(SAME_NUDGE, name).replace(":nudge", placeholder))
+        values[placeholder] = {"S": nudge}
+    return _all(*clauses), values
+
+
+_NAME = re.compile(r"#([a-z_][a-z0-9_]*)")
 
 
 def names_in(*expressions: str) -> dict[str, str]:
@@ -156,7 +196,8 @@ def difference(before: Item, after: Item) -> tuple[str, Item]:
             placeholder = f":new{len(values)}"
             sets.append(f"{path} = {placeholder}")
             values[placeholder] = new
-    gone = [f"#{n}" for n in sorted({*before, *UNVERSIONED} - set(after))]
+    unseen = NUDGE if before.get("epoch") != after["epoch"] else ()
+    gone = [f"#{n}" for n in sorted({*before, *UNVERSIONED, *unseen} - set(after))]
     remove = f" REMOVE {', '.join(gone)}" if gone else ""
     return f"SET {', '.join(sets)}{remove}", values
 

@@ -1,12 +1,12 @@
 """Sagas in DynamoDB: one item each, every move one conditional write.
 
-No write reads first. One that is refused gets what stood in its way with the
+No move of the protocol reads first. One that is refused gets what stood in its way with the
 refusal, at no read's cost. So a step costs two writes and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from infra import conditions as c
 from infra import listing
 from infra.clock import SystemClock
-from infra.codec import RecordCodec
+from infra.codec import RecordCodec, branch_name
 from infra.packing import ITEM_LIMIT, Item, Value, item_size, pack_context
-from infra.schema import PK, WORK_INDEX, WORK_RANGE, key_of, live_partition
+from infra.schema import PK, WORK_INDEX, WORK_RANGE, key_of, live_partition, parked_partition
 from infra.table import ConditionFailedError, OversizeError, Table
 from saga_core.errors import ItemTooLargeError, StaleInstanceError
 from saga_core.identity import SHARDS
-from saga_core.instance import Key, SagaInstance, SagaState
+from saga_core.instance import CLOSED, Key, SagaInstance, SagaState
 from saga_core.ports import (
     ITEM_BUDGET,
     DueSaga,
@@ -30,8 +30,9 @@ from saga_core.ports import (
     WorkStore,
     WriteResult,
     Written,
+    holds_no_more,
 )
-from saga_core.transition import EARLY_MS, NUDGE_MS
+from saga_core.transition import EARLY_MS, NUDGE_MS, guard_lane, held_by
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -100,16 +101,12 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         if instance.version:
             condition, values[":ver"] = c.SAVE, _n(instance.version)
         if size > ITEM_BUDGET:
-            if not instance.version:
-                raise ItemTooLargeError(instance.id, size, ITEM_BUDGET)
-            condition, values[":ctx"] = c.SAVE_OVERSIZE, item["ctx"]
+            self._check_fitted(instance, size)
         try:
             self._put(stored, item, condition, values)
         except ConditionFailedError as exc:
             if exc.item is not None and exc.item.get("wid") == wid:
                 return stored
-            if size > ITEM_BUDGET and self._version_in(exc.item) == instance.version:
-                raise ItemTooLargeError(instance.id, size, ITEM_BUDGET) from None
             raise StaleInstanceError(instance.id, instance.version) from None
         return stored
 
@@ -151,7 +148,15 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         return self._decoded(self._table.get(key), now)
 
     def claim(
-        self, key: Key, *, epoch: int, definition: str, claim_id: str, now: int, until: int
+        self,
+        key: Key,
+        *,
+        epoch: int,
+        definition: str,
+        claim_id: str,
+        now: int,
+        until: int,
+        branch: int | None = None,
     ) -> WriteResult:
         """See WorkStore. Its own repeat comes back with this claim's lease."""
         values: Item = {
@@ -166,35 +171,48 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
             ":v": _n(self._codec.version),
         }
         try:
-            item = self._table.update(key, c.CLAIM_UPDATE, c.CLAIM, values)
+            item = self._table.update(key, *c.claim(_name(branch)), values)
         except ConditionFailedError as exc:
             return self._refused(exc, now)
         return Written(self._codec.decode(item))
 
     def commit(self, before: SagaInstance, after: SagaInstance, *, claim_id: str) -> WriteResult:
         """See WorkStore. Its own repeat comes back with this claim as ``last_id``."""
-        return self._move(before, after, c.COMMIT, {":claim": _s(claim_id)})
+        lane = held_by(before, claim_id) or before.lane
+        condition = c.of_lane(c.COMMIT, _name(lane.number))
+        return self._move(before, after, condition, {":claim": _s(claim_id)})
 
-    def redispatch(self, instance: SagaInstance, *, nudge_id: str, now: int) -> WriteResult:
+    def redispatch(
+        self, instance: SagaInstance, *, nudge_id: str, now: int, branch: int | None = None
+    ) -> WriteResult:
         """See WorkStore. Its own repeat comes back with this nudge."""
+        lane = guard_lane(instance, branch)
+        name = _name(lane.number)
         values: Item = {
             **_LIVE_STATES,
-            ":epoch": _n(instance.lane.epoch),
+            ":epoch": _n(lane.epoch),
             ":nudge": _s(nudge_id),
             ":now": _n(now),
             ":minute_ago": _n(now - NUDGE_MS),
         }
         try:
-            item = self._table.update(instance.key, c.REDISPATCH_UPDATE, c.REDISPATCH, values)
+            item = self._table.update(
+                instance.key,
+                c.of_lane(c.REDISPATCH_UPDATE, name),
+                c.of_lane(c.REDISPATCH, name),
+                values,
+            )
         except ConditionFailedError as exc:
             return self._refused(exc)
         return Written(self._codec.decode(item))
 
     def record(self, before: SagaInstance, after: SagaInstance) -> WriteResult:
         """See WorkStore. Repeating the request is safe, so it does not recognise itself."""
-        if before.lane.nudge is None:
-            return self._move(before, after, c.RECORD, {})
-        return self._move(before, after, c.RECORD_NUDGED, {":nudge": _s(before.lane.nudge.id)})
+        nudges = {
+            _name(n.number): n.nudge.id if n.nudge is not None else None
+            for n in (before.lane, *before.branches)
+        }
+        return self._move(before, after, *c.record(nudges))
 
     def mark_swept(self, before: SagaInstance, after: SagaInstance) -> WriteResult:
         """See WorkStore."""
@@ -223,6 +241,31 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         )
         lines = (DueSaga(key_of(i[PK]["S"]), int(i[WORK_RANGE]["N"])) for i in items)
         return list(islice(lines, limit))
+
+    def unfinished(self) -> Iterator[SagaInstance]:
+        """See WorkStore. One query a partition, and a consistent read of each saga."""
+        seen: set[Key] = set()
+        for shard in range(SHARDS):
+            for partition in (live_partition(shard), parked_partition(shard)):
+                items = self._table.query(
+                    WORK_INDEX,
+                    _IN_SHARD,
+                    {":partition": _s(partition)},
+                    forward=True,
+                    page_size=_QUERY_PAGE,
+                )
+                keys = [key_of(item[PK]["S"]) for item in items]
+                yield from self._with_children(keys, seen)
+
+    def _with_children(self, keys: Iterable[Key], seen: set[Key]) -> Iterator[SagaInstance]:
+        """These sagas as they are, and the ones that they have started, level by level."""
+        todo = [key for key in keys if key not in seen]
+        while todo:
+            seen.update(todo)
+            found = [self._codec.decode(item) for item in self._table.batch_get(todo)]
+            yield from (i for i in found if i.status not in CLOSED or i.parent is not None)
+            started = (Key(i.tenant, s.child) for i in found for s in i.steps if s.child)
+            todo = [key for key in dict.fromkeys(started) if key not in seen]
 
     def page(
         self,
@@ -257,7 +300,8 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         new = self._codec.encode_besides_context(stored)
         if before.context_text != after.context_text:
             new["ctx"] = pack_context(after.context_text)
-            self._check_size(stored, new)
+        if not holds_no_more(before, after):
+            self._check_size(stored, {"ctx": pack_context(after.context_text), **new})
         update, changed = c.difference(old, new)
         values = {**values, ":ver": _n(before.version)}
         layout: Item = {":v": _n(self._codec.version)}
@@ -308,9 +352,18 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
         gone = now is not None and found.expires_at is not None and found.expires_at < now
         return None if gone else found
 
-    def _version_in(self, item: Item | None) -> int | None:
-        found = self._decoded(item, self._clock())
-        return found.version if found is not None else None
+    def _check_fitted(self, instance: SagaInstance, size: int) -> None:
+        """Over the budget only what has fitted before may be saved: the rest is the reserve's.
+
+        What it takes to know that is in no condition's reach, so this one save
+        reads first. The version in its condition makes the reading good.
+        """
+        found = self.find(instance.key, self._clock())
+        version = found.version if found is not None else 0
+        if version != instance.version:
+            raise StaleInstanceError(instance.id, instance.version)
+        if found is None or not holds_no_more(found, instance):
+            raise ItemTooLargeError(instance.id, size, ITEM_BUDGET)
 
     def _check_size(self, i: SagaInstance, item: Item) -> None:
         size = item_size(item)
@@ -319,6 +372,11 @@ class DynamoDBSagaStore(SagaStore, WorkStore):
 
     def _too_large(self, i: SagaInstance) -> ItemTooLargeError:
         return ItemTooLargeError(i.id, item_size(self._codec.encode(i)), ITEM_LIMIT)
+
+
+def _name(branch: int | None) -> str | None:
+    """The attribute of a branch's lane; None for the main lane, which is the item itself."""
+    return branch_name(branch) if branch is not None else None
 
 
 def _s(text: str) -> Value:

@@ -4,7 +4,9 @@ A message commands nothing and holds no payload, so it may be lost, repeated,
 replayed or read by an operator without harm:
 
     {"v":1, "k":"<tenant>#<saga_id>", "e":<epoch>, "r":"<reason>",
-     "c":"<correlation id>", "d":"<name>@<version>#<fingerprint>"}
+     "c":"<correlation id>", "d":"<name>@<version>#<fingerprint>", "l":<branch>}
+
+``l`` is the place of a group's step whose lane it announces; the main lane has none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from saga_core.definition import SAGA_NAME, VERSION
+from saga_core.definition import MAX_STEPS, SAGA_NAME, VERSION
 from saga_core.errors import SagaError, StoreError
 from saga_core.identity import SAGA_ID, TENANT
 from saga_core.instance import Key, SagaInstance
@@ -61,8 +63,15 @@ class SqsSender:
         self._client = client
         self._queue_url = queue_url
 
-    def send(self, instance: SagaInstance, delay_ms: int, reason: str, correlation_id: str) -> None:
-        """Announce the instance's current work item.
+    def send(
+        self,
+        instance: SagaInstance,
+        delay_ms: int,
+        reason: str,
+        correlation_id: str,
+        branch: int | None = None,
+    ) -> None:
+        """Announce the current work item of a branch, or of the main lane.
 
         The delay is rounded up to seconds (an early message would only come
         back later) and cut at 900 s, where the queue ends.
@@ -73,7 +82,7 @@ class SqsSender:
         try:
             self._client.send_message(
                 QueueUrl=self._queue_url,
-                MessageBody=body_of(instance, reason, correlation_id),
+                MessageBody=body_of(instance, reason, correlation_id, branch),
                 DelaySeconds=min(max(0, _seconds(delay_ms)), MAX_DELAY_SECONDS),
                 # Fair queues: one busy tenant does not delay the others. A hash, because a
                 # tenant may be longer and of other characters than a group id.
@@ -100,16 +109,22 @@ class SqsSender:
         return True
 
 
-def body_of(instance: SagaInstance, reason: str, correlation_id: str) -> str:
-    """The message that announces the instance's current work item."""
-    fields = {
+def body_of(
+    instance: SagaInstance, reason: str, correlation_id: str, branch: int | None = None
+) -> str:
+    """The message that announces the current work item of a branch, or of the main lane."""
+    lane = instance.lane if branch is None else instance.open_lane(branch)
+    if lane is None:
+        raise ValueError(f"saga {instance.id} has no open branch {branch}")
+    fields: dict[str, object] = {
         "v": MESSAGE_VERSION,
         "k": f"{instance.tenant}#{instance.id}",
-        "e": instance.lane.epoch,
+        "e": lane.epoch,
         "r": reason,
         # A caller's id must not cost us the message: what `parse` would refuse is left out.
         "c": _NOT_CORRELATION.sub("", correlation_id)[:64],
         "d": instance.definition,
+        **({"l": branch} if branch is not None else {}),
     }
     return json.dumps(fields, separators=(",", ":"))
 
@@ -136,12 +151,16 @@ def parse(body: str) -> WorkMessage:
     epoch = fields.get("e")
     if type(epoch) is not int or not 1 <= epoch < _MAX_EPOCH:
         raise InvalidMessageError("e is not a positive integer")
+    branch = fields.get("l")
+    if branch is not None and (type(branch) is not int or not 0 <= branch < MAX_STEPS):
+        raise InvalidMessageError("l is not the place of a step")
     return WorkMessage(
         key=Key(tenant, saga_id),
         epoch=epoch,
         definition=_matching(fields, "d", _DEFINITION),
         reason=_matching(fields, "r", _REASON),
         correlation_id=_matching(fields, "c", _CORRELATION),
+        branch=branch,
     )
 
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from infra.settings import SAGA_DEFINITIONS
+from infra.settings import SAGA_DEFINITIONS, SAGA_STEP_SECONDS
 from saga_core.authoring import Saga
-from saga_core.definition import SagaDefinition
+from saga_core.definition import SagaDefinition, over_budget
 from saga_core.errors import DefinitionError, SagaError
 
 _PART = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -22,6 +22,8 @@ _PART = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*
 @dataclass(frozen=True, slots=True)
 class Registry:
     """Every definition that can run here, in the order in which they are listed.
+
+    The sagas that their steps start are among them, listed or not.
 
     Raises:
         DefinitionError: Two of them have the same name and version.
@@ -32,14 +34,20 @@ class Registry:
     _newest: dict[str, SagaDefinition] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        listed: dict[str, str] = {}
         for d in self.all:
             label = f"{d.name}@{d.version}"
-            if label in seen:
+            if label in listed:
                 raise DefinitionError(f"{SAGA_DEFINITIONS}: {label} is listed twice")
-            seen.add(label)
-        object.__setattr__(self, "_by_ref", {d.ref: d for d in self.all})
-        object.__setattr__(self, "_newest", {d.name: d for d in self.all})
+            listed[label] = d.ref
+        children = [child for d in self.all for child in d.children]
+        for d in children:
+            label = f"{d.name}@{d.version}"
+            if listed.setdefault(label, d.ref) != d.ref:
+                raise DefinitionError(f"{SAGA_DEFINITIONS}: {label} means two different sagas")
+        everything = {d.ref: d for d in (*children, *self.all)}
+        object.__setattr__(self, "_by_ref", everything)
+        object.__setattr__(self, "_newest", {d.name: d for d in everything.values()})
 
     def by_ref(self, ref: str) -> SagaDefinition | None:
         """The definition ``name@version#fingerprint``, exactly; None when not deployed."""
@@ -49,10 +57,22 @@ class Registry:
         """The definition that a new saga of this name gets: the one listed last."""
         return self._newest.get(name)
 
+    def check_budget(self, step_ms: int) -> None:
+        """Whether every step that states a time-out has the time here.
+
+        Raises:
+            DefinitionError: Naming saga, step and setting (SAGA019).
+        """
+        for d in self._by_ref.values():
+            findings = over_budget(d, step_ms)
+            if findings:
+                listed = "; ".join(map(str, findings))
+                raise DefinitionError(f"{SAGA_STEP_SECONDS}: saga {d.name}: {listed}")
+
     @property
     def refs(self) -> tuple[str, ...]:
         """``name@version#fingerprint`` of each."""
-        return tuple(d.ref for d in self.all)
+        return tuple(self._by_ref)
 
 
 def load_definitions(setting: str) -> Registry:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from saga_core.identity import SAGA_ID, TENANT
 from saga_core.instance import Key, SagaState
 
-RECORD_VERSION = 1  # of the item's layout; infra.codec reads older ones
+RECORD_VERSION = 2  # of the item's layout; infra.codec reads older ones
 
 PK = "pk"
 SK = "sk"

@@ -73,4 +73,6 @@ def _undo_name(step: StepDefinition) -> str:
 
 
 def _attempts(policy: RetryPolicy) -> str:
+    if policy.max_attempts is None:
+        return "<br/>until it succeeds"
     return f"<br/>up to {policy.max_attempts} attempts" if policy.max_attempts > 1 else ""

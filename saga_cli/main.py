@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+from infra.settings import DEFAULT_STEP_SECONDS
 from saga_cli.problems import EPILOGUE, CommandError, Exit
+from saga_core.definition import MAX_STEP_TIMEOUT
 from saga_core.errors import SagaError
 
 EXAMPLES = "examples.order:order,examples.travel:travel"
@@ -130,6 +132,20 @@ def _operations(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _id(skip)
     skip.add_argument("step", metavar="STEP", help="the step that was taken care of by hand")
 
+    answer = _operation(commands, "answer", "answer for a step that waits")
+    answer.add_argument("token", metavar="TOKEN", help="what the step handed out")
+    told = answer.add_mutually_exclusive_group()
+    told.add_argument("--context", metavar="JSON", help="it is done, and sets these fields")
+    told.add_argument("--failed", metavar="TEXT", help="it is not done, and why")
+    told.add_argument("--heartbeat", action="store_true", help="it takes longer")
+
+    _operation(
+        commands,
+        "guard",
+        "check that --definitions has the code of every saga that has not ended",
+        run="saga_cli.guard:run",
+    )
+
 
 def _definitions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     lint = _add(commands, "lint", "saga_cli.lint:run", "check saga definitions")
@@ -138,6 +154,18 @@ def _definitions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="?",
         metavar="DEFINITIONS",
         help="package.module:NAME[,...]; by default $SAGA_DEFINITIONS, or the examples",
+    )
+    lint.add_argument(
+        "--format",
+        choices=("text", "json", "github"),
+        help="for people, for programs (as --json), or annotations of a GitHub workflow",
+    )
+    lint.add_argument(
+        "--step-seconds",
+        type=_step_seconds,
+        default=DEFAULT_STEP_SECONDS,
+        metavar="N",
+        help=f"what a step has in the deployment; {DEFAULT_STEP_SECONDS} if not given",
     )
     diagram = _add(
         commands, "diagram", "saga_cli.diagram:run", "draw a saga as a Mermaid flowchart"
@@ -150,9 +178,10 @@ def _operation(
     command: str,
     help_: str,
     name: str | None = None,
+    run: str | None = None,
 ) -> argparse.ArgumentParser:
     """A command that talks to a deployed stack or to the local runtime."""
-    operation = _add(commands, command, f"saga_cli.operate:{name or command}", help_)
+    operation = _add(commands, command, run or f"saga_cli.operate:{name or command}", help_)
     where = operation.add_argument_group("where", "environment: SAGA_TABLE, SAGA_QUEUE_URL, AWS_*")
     where.add_argument("--local", action="store_true", help="the runtime that `saga local` started")
     _port_option(where)
@@ -224,4 +253,11 @@ def _template_option(options: _Options) -> None:
 def _limit(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 100:  # noqa: PLR2004 - the API's bounds
         raise argparse.ArgumentTypeError("a number from 1 to 100")
+    return int(text)
+
+
+def _step_seconds(text: str) -> int:
+    most = int(MAX_STEP_TIMEOUT.total_seconds())
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {most}")
     return int(text)

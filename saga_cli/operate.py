@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from handlers._answering import AnswerRefusedError, AnswerRequest, take
 from handlers._application import Application
 from handlers._driver import Driver
 from handlers._starting import StartRefusedError, StartRequest, begin
@@ -35,6 +36,14 @@ _REFUSED = {
     "unknown-saga": Exit.NOT_FOUND,
     "unavailable": Exit.UNAVAILABLE,
     "key-reused": Exit.NOT_ALLOWED,
+}
+
+
+_NOT_TAKEN = {
+    "not-found": Exit.NOT_FOUND,
+    "unavailable": Exit.UNAVAILABLE,
+    "not-allowed": Exit.NOT_ALLOWED,
+    "definition-missing": Exit.NOT_ALLOWED,
 }
 
 
@@ -94,6 +103,28 @@ def cancel(args: argparse.Namespace) -> int:
 def skip(args: argparse.Namespace) -> int:
     """Vouch for the step that a FAILED saga stopped at."""
     return _ask(args, lambda at: SkipRequested(step=args.step, by=_actor(), at=at))
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Answer for a step that waits, or say that its answer is still to come."""
+    told: dict[str, object] = {"outcome": "completed", "context": _fields(args)}
+    if args.failed is not None:
+        told = {"outcome": "failed", "error": args.failed}
+    if args.heartbeat:
+        told = {"outcome": "heartbeat"}
+    app = connect(args)
+    asked = AnswerRequest(args.tenant, args.token, told, _actor())
+    try:
+        saga = _reached(
+            lambda: take(app, asked, ends_at=_ends_at(app), correlation_id=app.clock.new_id())
+        )
+    except AnswerRefusedError as exc:
+        places = "; ".join(f"{place}: {wrong}" for place, wrong in exc.fields)
+        raise CommandError(
+            _NOT_TAKEN.get(exc.problem, Exit.USAGE), f"{exc.detail} {places}".strip()
+        ) from exc
+    _print(args, saga)
+    return Exit.OK
 
 
 # -- parts ----------------------------------------------------------------------
@@ -189,6 +220,14 @@ def _context(args: argparse.Namespace) -> str:
     except (OSError, ValueError) as exc:
         raise CommandError(Exit.USAGE, f"the context cannot be read: {exc}") from exc
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _fields(args: argparse.Namespace) -> object:
+    """What an answer sets in the context."""
+    try:
+        return strict_json(args.context or "{}")
+    except ValueError as exc:
+        raise CommandError(Exit.USAGE, f"--context cannot be read: {exc}") from exc
 
 
 def _context_text(args: argparse.Namespace) -> str:

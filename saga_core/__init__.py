@@ -9,6 +9,7 @@ from saga_core.calls import Direction, StepCall
 from saga_core.contexts import ContextCodec, StandardContextCodec
 from saga_core.definition import (
     Finding,
+    Retention,
     SagaDefinition,
     Severity,
     StepDefinition,
@@ -44,12 +45,13 @@ from saga_core.instance import (
 )
 from saga_core.memory import InMemorySagaStore
 from saga_core.orchestrator import Environment, SagaOrchestrator
-from saga_core.outcome import Fatal, OutcomeUnknown, StepError
+from saga_core.outcome import AwaitAnswer, Fatal, OutcomeUnknown, StepError
 from saga_core.ports import SagaStore
 from saga_core.retry import RetryPolicy
 
 __all__ = [
     "AlreadyCompletedError",
+    "AwaitAnswer",
     "Cause",
     "CauseKind",
     "CompensationFailedError",
@@ -66,6 +68,7 @@ __all__ = [
     "ItemTooLargeError",
     "NotAllowedError",
     "OutcomeUnknown",
+    "Retention",
     "RetryPolicy",
     "Saga",
     "SagaCancelledError",

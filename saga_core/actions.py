@@ -26,6 +26,14 @@ class Compensate:
 
 
 @dataclass(frozen=True, slots=True)
+class Inquire:
+    """Look what became of the saga that the step started."""
+
+    step: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Record that no call is made, and why."""
 
@@ -44,4 +52,4 @@ class Rest:
     """Nothing will happen by itself: the saga has ended, or waits for a person."""
 
 
-Action: TypeAlias = Execute | Compensate | Settle | WakeAt | Rest
+Action: TypeAlias = Execute | Compensate | Inquire | Settle | WakeAt | Rest

@@ -27,6 +27,7 @@ from saga_core.definition import (
     Function,
     Handler,
     OnCompensationFailure,
+    Retention,
     SagaDefinition,
     StepDefinition,
     step_from_object,
@@ -42,7 +43,8 @@ class SagaStep(Protocol):
 
     The handlers take ``(ctx)`` or ``(ctx, call)`` and may be ``async``. Options
     (``compensatable``, ``retry``, ``compensation_retry``, ``fatal_on``,
-    ``in_doubt_on``) may be attributes of the same names.
+    ``in_doubt_on``, ``pivot``, ``group``, ``when``, ``delay``, ``timeout``) may
+    be attributes of the same names.
     """
 
     @property
@@ -104,12 +106,14 @@ class SagaStepHandle:
 
     def build(self) -> StepDefinition:
         """The step as a value."""
-        options = {k: v for k, v in self._options.items() if k != "name"}
+        options = {k: v for k, v in self._options.items() if k not in ("name", "when")}
+        when = self._options.get("when")
         return StepDefinition(
             name=self.name,
             execute=Handler.of(self._function),
             compensate=Handler.of(self._undo) if self._undo is not None else None,
             compensation_retry=self._undo_retry,
+            when=Handler.of(when) if when is not None else None,
             **options,  # type: ignore[arg-type]  # the keywords of Saga.step, checked there
         )
 
@@ -125,7 +129,7 @@ class Saga:
         version: str = "1",
         timeout: timedelta = DEFAULT_TIMEOUT,
         on_compensation_failure: OnCompensationFailure = "halt",
-        retention: timedelta = DEFAULT_RETENTION,
+        retention: timedelta | Retention = DEFAULT_RETENTION,
     ) -> None:
         self.name = name
         self._context = context
@@ -147,6 +151,11 @@ class Saga:
         retry: RetryPolicy = FORWARD_DEFAULT,
         fatal_on: Exceptions = (),
         in_doubt_on: Exceptions = (),
+        pivot: bool = False,
+        group: str | None = None,
+        when: Function | None = None,
+        delay: timedelta = timedelta(0),
+        timeout: timedelta | None = None,
     ) -> Callable[[Function], SagaStepHandle]: ...
 
     def step(
@@ -158,6 +167,11 @@ class Saga:
         retry: RetryPolicy = FORWARD_DEFAULT,
         fatal_on: Exceptions = (),
         in_doubt_on: Exceptions = (),
+        pivot: bool = False,
+        group: str | None = None,
+        when: Function | None = None,
+        delay: timedelta = timedelta(0),
+        timeout: timedelta | None = None,
     ) -> SagaStepHandle | Callable[[Function], SagaStepHandle]:
         """Decorate a function: it becomes the next step of the saga.
 
@@ -170,6 +184,11 @@ class Saga:
             "retry": retry,
             "fatal_on": fatal_on,
             "in_doubt_on": in_doubt_on,
+            "pivot": pivot,
+            "group": group,
+            "when": when,
+            "delay": delay,
+            "timeout": timeout,
         }
 
         def register(execute: Function) -> SagaStepHandle:
@@ -178,6 +197,44 @@ class Saga:
             return handle
 
         return register if function is None else register(function)
+
+    def child(
+        self,
+        saga: Saga | SagaDefinition,
+        *,
+        into: str | None = None,
+        name: str | None = None,
+        compensatable: bool = True,
+        retry: RetryPolicy = FORWARD_DEFAULT,
+        pivot: bool = False,
+        group: str | None = None,
+        when: Function | None = None,
+        delay: timedelta = timedelta(0),
+    ) -> Callable[[Function], SagaStepHandle]:
+        """Decorate the function that gives another saga's input: that saga is the next step.
+
+        The step waits until it has ended. COMPLETED, its context goes into the
+        field ``into``; COMPENSATED, the step has failed. Undoing the step cancels
+        or undoes it. FAILED, this saga is FAILED, too, and goes on with it.
+        """
+
+        def register(execute: Function) -> SagaStepHandle:
+            options: dict[str, object] = {
+                "name": name,
+                "compensatable": compensatable,
+                "retry": retry,
+                "pivot": pivot,
+                "group": group,
+                "when": when,
+                "delay": delay,
+                "child": saga.build() if isinstance(saga, Saga) else saga,
+                "into": into,
+            }
+            handle = SagaStepHandle(execute, options)
+            self._steps.append(handle)
+            return handle
+
+        return register
 
     def build(self) -> SagaDefinition:
         """The definition as a value, checked.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -36,6 +36,9 @@ class StepCall:
             beyond it is killed and its outcome is unknown.
         reason: In a compensation, why the saga rolls back: ``step_failed``,
             ``deadline``, ``cancelled`` or ``operator``. None going forward.
+        token: Hand it to whoever is to answer when the step returns
+            ``AwaitAnswer``: unguessable, bound to this saga and step, good for
+            any attempt of it, and safe in a URL. Empty in a compensation.
         in_doubt: In a compensation, True when it is not known whether the step
             happened. Then the service may have nothing to undo: that is success.
     """
@@ -50,6 +53,7 @@ class StepCall:
     deadline: datetime
     reason: str | None = None
     in_doubt: bool = False
+    token: str = field(default="", repr=False)
 
 
 def derive_key(saga_id: str, incarnation: str, step: str, direction: Direction) -> str:

@@ -7,14 +7,15 @@ on the effect; a simulator is a driver that also crashes, repeats and delays.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast
 
 from saga_core.calls import Direction, StepCall
+from saga_core.definition import SagaDefinition
 from saga_core.errors import ItemTooLargeError, StoreError
 from saga_core.instance import Key, SagaInstance
-from saga_core.outcome import Outcome
+from saga_core.outcome import Outcome, StepError
 from saga_core.ports import Refused, Written
 
 R_co = TypeVar("R_co", covariant=True)  # the reply
@@ -78,7 +79,7 @@ class Find(Effect["SagaInstance | Unavailable | None"]):
 
 @dataclass(frozen=True, slots=True)
 class Claim(Effect[WriteReply]):
-    """Take the work item that the message names."""
+    """Take the work item that the message names, of a branch or of the main lane."""
 
     key: Key
     epoch: int
@@ -86,15 +87,34 @@ class Claim(Effect[WriteReply]):
     claim_id: str
     at: int
     until: int
+    branch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Effect[Ended]):
-    """Run the user's handler once."""
+    """Run the user's handler once. ``timeout_ms`` is the step's own time-out, if it has one."""
 
     step: str
     direction: Direction
     call: StepCall
+    context: str
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decide(Effect[Mapping[str, "bool | StepError"]]):
+    """Ask the conditions of these steps; a StepError is what one of them raised."""
+
+    definition: SagaDefinition
+    steps: tuple[str, ...]
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContext(Effect[tuple[tuple[str, str], ...]]):
+    """Whether a context can be one of the definition's: (place, what is wrong) pairs."""
+
+    definition: SagaDefinition
     context: str
 
 
@@ -109,11 +129,12 @@ class Commit(Effect[WriteReply]):
 
 @dataclass(frozen=True, slots=True)
 class Redispatch(Effect[WriteReply]):
-    """Reserve the right to send a surplus message."""
+    """Reserve the right to send a surplus message, for one branch or for all that is open."""
 
     instance: SagaInstance
     nudge_id: str
     at: int
+    branch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +155,12 @@ class MarkSwept(Effect[WriteReply]):
 
 @dataclass(frozen=True, slots=True)
 class Send(Effect[bool]):
-    """Announce the current work item; the reply says whether the queue took it."""
+    """Announce a lane's current work item; the reply says whether the queue took it."""
 
     instance: SagaInstance
     delay_ms: int
     reason: str
+    branch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 import zlib
@@ -16,6 +17,7 @@ _ID_LENGTH = 26
 SAGA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+_TOKEN = re.compile(r"(.{1,64})\.([0-9]{1,3})\.[A-Za-z0-9_-]{22}")
 _PLACE = re.compile(r"[0-9]{13}#[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -61,3 +63,53 @@ def decode_cursor(cursor: str) -> str:
     if version != 1 or not isinstance(place, str) or not _PLACE.fullmatch(place):
         raise ValueError("not a cursor")
     return place
+
+
+def answer_token(saga_id: str, incarnation: str, secret: str, step: int) -> str:
+    """The token under which the step at this place is answered; the same for every attempt.
+
+    ``<saga id>.<step>.<128 bits>``, safe in a URL. The bits are an HMAC-SHA-256
+    (RFC 2104) of incarnation and step under the saga's own secret: whoever has
+    seen one token can make no other. Empty for a saga without a secret, begun
+    by a release that had no answers.
+    """
+    if not secret:
+        return ""
+    seen = f"{saga_id}.{incarnation}.{step}".encode()
+    digest = hmac.new(bytes.fromhex(secret), seen, hashlib.sha256).digest()[:16]
+    bits = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return f"{saga_id}.{step}.{bits}"
+
+
+def parse_token(token: str) -> tuple[str, int]:
+    """The saga's id and the step's place that a token claims; whether it is right is not said.
+
+    Raises:
+        ValueError: It is none of ours.
+    """
+    match = _TOKEN.fullmatch(token)
+    if match is None or not SAGA_ID.fullmatch(match[1]):
+        raise ValueError("not an answer token")
+    return match[1], int(match[2])
+
+
+def same_token(one: str, other: str) -> bool:
+    """Whether two tokens are the same, found out in a time that tells nothing of either."""
+    return bool(one) and hmac.compare_digest(one.encode(), other.encode())
+
+
+def child_id(tenant: str, key: str) -> str:
+    """The id of the saga that a step starts, by the step's idempotency key."""
+    return saga_id_for(tenant, f"child {key}")
+
+
+def child_incarnation(key: str) -> str:
+    """8 hex digits; of the parent's incarnation, which is in the key."""
+    return hashlib.sha256(f"child {key}".encode()).hexdigest()[:8]
+
+
+def child_secret(secret: str, key: str) -> str:
+    """128 bits in hex, from the parent's own; empty when the parent has none."""
+    if not secret:
+        return ""
+    return hmac.new(bytes.fromhex(secret), f"child {key}".encode(), hashlib.sha256).hexdigest()[:32]

@@ -80,6 +80,8 @@ class Why(StrEnum):
 
     STALLED = "STALLED"  # it could not be moved: code missing, or its deliveries ran out
     COMPENSATION_FAILED = "COMPENSATION_FAILED"
+    FORWARD_FAILED = "FORWARD_FAILED"  # a step that cannot be rolled back failed for good
+    CHILD_FAILED = "CHILD_FAILED"  # a saga that it started is FAILED
 
 
 class CauseKind(StrEnum):
@@ -88,6 +90,7 @@ class CauseKind(StrEnum):
     STEP_FAILED = "step_failed"
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
+    PARENT = "parent_rolled_back"  # the saga that started it undoes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,40 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """The saga that started this one, of the same tenant, and the place of its step."""
+
+    saga_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """Addresses one saga. Both parts are free of ``#``."""
 
     tenant: str
     saga_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenAnswer:
+    """What somebody outside answered for a step.
+
+    Attributes:
+        digest: Tells a repeat from another answer.
+        ok: The step is done; otherwise it is known not to have happened.
+        fields: What it sets in the context, as JSON text; None once it is in there.
+        error: What was said of a failure.
+        late: It came after the step had been given up, and changes nothing.
+    """
+
+    digest: str
+    ok: bool
+    by: str
+    at: int
+    fields: str | None = None
+    error: StepError | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +160,11 @@ class StepRecord:
             through later clean failures; only a known success clears it.
         attempts: Attempts started going forward; ``undo_attempts`` in compensation.
         error: The latest error, of either direction.
+        chosen: Its ``when`` was asked and said yes.
+        answer: What was answered for it.
+        result: What it changed of the context, until its group is done.
+        settled_by: The claim that settled it, likewise.
+        child: Id of the saga that it started.
     """
 
     name: str
@@ -139,6 +176,11 @@ class StepRecord:
     error: StepError | None = None
     started_at: int | None = None
     ended_at: int | None = None
+    chosen: bool = False
+    answer: GivenAnswer | None = None
+    result: str | None = None
+    settled_by: str | None = None
+    child: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +215,13 @@ class Lane:
         due_at: No claim before then.
         last_id: The lease of the last commit: recognises one's own write.
         began_at: When the first attempt since the last commit was claimed.
+        wait_ms: How long an answer is awaited, from the latest heartbeat on.
+        woken: The saga that its step started came to rest while an attempt was in
+            flight: the wait after it is none.
+        branch: It is the lane of one step of a group, open besides the others;
+            otherwise the saga's main lane.
+        order: Of a branch, the saga's version at its first claim: ranks its
+            start among all starts.
     """
 
     index: int = 0
@@ -186,11 +235,26 @@ class Lane:
     last_id: str | None = None
     nudge: Nudge | None = None
     began_at: int | None = None
+    wait_ms: int | None = None
+    woken: bool = False
+    branch: bool = False
+    order: int | None = None
+
+    @property
+    def number(self) -> int | None:
+        """How a message names it: the place of a branch's step, None for the main lane."""
+        return self.index if self.branch else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """A step as users read it."""
+    """A step as users read it.
+
+    Attributes:
+        due_at: Of a step that comes next: no attempt before then. Of one that
+            waits: when the wait is over.
+        child: Id of the saga that it started.
+    """
 
     name: str
     status: StepStatus
@@ -199,6 +263,8 @@ class StepResult:
     undo_attempts: int = 0
     started_at: int | None = None
     ended_at: int | None = None
+    due_at: int | None = None
+    child: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +277,12 @@ class SagaInstance:
         definition: ``name@version#fingerprint``, pinned at the start.
         input_fingerprint: SHA-256 over the saga's name and input.
         status: As stored: any SagaState but CREATED, which is derived.
-        context_text: The context as JSON text.
+        lane: The main lane. While a group is open it waits at its first step.
+        branches: The lanes of the open group's steps that are not settled yet.
+        context_text: The context as JSON text. While a group is open, as it was
+            when the group began.
+        secret: 128 bits in hex from which the answer tokens are made.
+        parent: Whose step started it, if one did.
         version: Counts the state writes; the optimistic lock.
         cause: Why it rolls back, once it does.
         why: Why it is FAILED; ``failure`` says what exactly was in the way.
@@ -219,7 +290,8 @@ class SagaInstance:
         hops: Claims since the start or the last resume (the loop guard).
         sweep_at: When the sweeper looks after it. None once it has ended.
         sweeps: Sweeps since the last progress.
-        expires_at: When it may be forgotten. None while it is open or FAILED.
+        expires_at: When it may be forgotten. None while it is open or FAILED, and
+            of a child until its parent has ended.
         decoder: How ``context`` reads the text; not part of the value.
     """
 
@@ -232,6 +304,7 @@ class SagaInstance:
     status: SagaState = SagaState.RUNNING
     phase: Direction = Direction.FORWARD
     lane: Lane
+    branches: tuple[Lane, ...] = ()
     steps: tuple[StepRecord, ...]
     context_text: str
     version: int = 0
@@ -247,6 +320,8 @@ class SagaInstance:
     sweep_at: int | None = None
     sweeps: int = 0
     expires_at: int | None = None
+    secret: str = field(default="", repr=False)
+    parent: Parent | None = None
     decoder: Callable[[str], object] = field(default=json.loads, repr=False, compare=False)
 
     @property
@@ -257,10 +332,29 @@ class SagaInstance:
     @property
     def state(self) -> SagaState:
         """The state; CREATED is a saga that nobody has claimed yet."""
-        untouched = self.lane.epoch == 1 and self.lane.tries == 0
-        if self.status is SagaState.RUNNING and untouched:
+        if self.status is SagaState.RUNNING and self._untouched():
             return SagaState.CREATED
         return self.status
+
+    def _untouched(self) -> bool:
+        lanes = (self.lane, *self.branches)
+        fresh = (StepCode.NOT_STARTED, StepCode.SKIPPED)  # skipped by its ``when``
+        return all(n.epoch == 1 and n.tries == 0 for n in lanes) and all(
+            s.code in fresh for s in self.steps
+        )
+
+    @property
+    def open_lanes(self) -> tuple[Lane, ...]:
+        """The lanes along which it moves: the branches while a group is open, else the main one."""
+        return self.branches or (self.lane,)
+
+    def open_lane(self, number: int | None) -> Lane | None:
+        """The open lane that a message means by this number, or None if it is not open."""
+        return next((n for n in self.open_lanes if n.number == number), None)
+
+    def direction(self, lane: Lane) -> Direction:
+        """Which way this lane goes. A branch never goes back: undoing is the main lane's."""
+        return Direction.FORWARD if lane.branch else self.phase
 
     @property
     def live(self) -> bool:
@@ -292,23 +386,24 @@ class SagaInstance:
     @property
     def step_results(self) -> tuple[StepResult, ...]:
         """Every step in definition order, as users read it."""
-        return tuple(
-            StepResult(
-                name=s.name,
-                status=self._status_of(s),
-                error=s.error,
-                attempts=max(s.attempts, self.lane.tries)
-                if self._at(s, forward=True)
-                else s.attempts,
-                undo_attempts=(
-                    max(s.undo_attempts, self.lane.tries)
-                    if self._at(s, forward=False)
-                    else s.undo_attempts
-                ),
-                started_at=s.started_at or (self.lane.began_at if self._at(s) else None),
-                ended_at=s.ended_at,
-            )
-            for s in self.steps
+        return tuple(self._result_of(s) for s in self.steps)
+
+    def _result_of(self, s: StepRecord) -> StepResult:
+        lane = self._lane_at(s)
+        tries = lane.tries if lane is not None else 0
+        forward = lane is not None and self.direction(lane) is Direction.FORWARD
+        began = lane.began_at if lane is not None else None
+        idle = lane is not None and lane.lease is None and self.live
+        return StepResult(
+            name=s.name,
+            status=self._status_of(s),
+            error=s.error,
+            attempts=max(s.attempts, tries) if forward else s.attempts,
+            undo_attempts=s.undo_attempts if forward else max(s.undo_attempts, tries),
+            started_at=s.started_at or began,
+            ended_at=s.ended_at,
+            due_at=lane.due_at if lane is not None and idle else None,
+            child=s.child,
         )
 
     def raise_for_state(self) -> None:
@@ -319,15 +414,18 @@ class SagaInstance:
             SagaTimeoutError: The deadline passed, likewise.
             SagaCancelledError: It was cancelled, likewise.
             CompensationFailedError: A compensation is spent; effects stand.
-            SagaStalledError: Nothing could move it.
+            SagaStalledError: Nothing could move it, or a step that cannot be
+                rolled back failed for good.
         """
         if self.why is Why.COMPENSATION_FAILED:
             failed = next(s for s in self.steps if s.code is StepCode.COMPENSATION_FAILED)
             raise CompensationFailedError(self.id, failed.name, failed.undo_attempts, self.standing)
-        if self.why is Why.STALLED:
+        if self.why is not None:
             raise SagaStalledError(self.id, _told(self.failure))
         if self.cause is None:
             return
+        if self.cause.kind is CauseKind.PARENT:
+            raise SagaCancelledError(self.id, self.cause.by or "its parent")
         if self.cause.kind is CauseKind.DEADLINE:
             raise SagaTimeoutError(self.id)
         if self.cause.kind is CauseKind.CANCELLED:
@@ -335,23 +433,30 @@ class SagaInstance:
         step = next(s for s in self.steps if s.name == self.cause.step)
         raise StepFailedError(self.id, step.name, step.attempts, _told(self.cause.error))
 
-    def _at(self, step: StepRecord, *, forward: bool | None = None) -> bool:
-        """The saga is at this step (and going that way)."""
+    def _lane_at(self, step: StepRecord) -> Lane | None:
+        """The open lane that is at this step."""
         if self.status in CLOSED:
-            return False
-        here = self.steps[self.lane.index].name == step.name
-        return here and (forward is None or forward == (self.phase is Direction.FORWARD))
+            return None
+        return next((n for n in self.open_lanes if self.steps[n.index].name == step.name), None)
 
     def _possibly_started(self, step: StepRecord) -> bool:
-        return self._at(step, forward=True) and self.lane.tries > self.lane.clean
+        lane = self._lane_at(step)
+        if lane is None or self.direction(lane) is Direction.COMPENSATION:
+            return False
+        return lane.tries > lane.clean
 
     def _status_of(self, step: StepRecord) -> StepStatus:
-        if self._at(step, forward=True) and self.lane.tries:
-            if self.lane.lease is not None:
+        lane = self._lane_at(step)
+        if lane is None:
+            return _STATUS[step.code]
+        if self.direction(lane) is Direction.FORWARD and lane.tries:
+            if lane.lease is not None:
                 return StepStatus.RUNNING
+            if step.code is StepCode.WAITING:
+                return StepStatus.WAITING
             if self._possibly_started(step):
                 return StepStatus.IN_DOUBT
-        if self._at(step) and step.code in (StepCode.DONE, StepCode.UNKNOWN):
+        if step.code in (StepCode.DONE, StepCode.UNKNOWN):
             return StepStatus.COMPENSATING  # forward, the step one is at is neither, or in doubt
         return _STATUS[step.code]
 

@@ -8,18 +8,30 @@ from collections.abc import Awaitable, Callable
 from saga_core.calls import Direction
 from saga_core.contexts import ContextCodec
 from saga_core.definition import Handler, SagaDefinition, StepDefinition
-from saga_core.effects import Call
+from saga_core.effects import Call, Decide
 from saga_core.errors import IllegalEventError
-from saga_core.outcome import Done, Failed, InDoubt, Outcome, StepError, classify
+from saga_core.outcome import (
+    AwaitAnswer,
+    Done,
+    Failed,
+    InDoubt,
+    Outcome,
+    StepError,
+    Waits,
+    classify,
+)
+from saga_core.ports import INPUT_LIMIT
 
 
 def invoke(
     definition: SagaDefinition,
     effect: Call,
     codec: ContextCodec,
-    wait: Callable[[Awaitable[object]], object],
+    wait: Callable[[Awaitable[object], float | None], object],
 ) -> Outcome:
-    """Run the handler; ``wait`` finishes what an async handler returned.
+    """Run the handler; ``wait`` finishes what an async one returned, in so many seconds.
+
+    When they are over it cancels the handler and raises TimeoutError.
 
     Only an ``Exception`` is an outcome. A kill or a cancelled task goes through
     unrecorded: nobody knows what the handler had done by then.
@@ -33,13 +45,18 @@ def invoke(
     try:
         result = handler(context, effect.call)
         if inspect.isawaitable(result):
-            result = wait(result)
+            result = wait(result, _seconds(effect))
     except Exception as exc:  # noqa: BLE001 - raising is how a step fails
         return classify(exc, fatal_on=step.fatal_on, in_doubt_on=step.in_doubt_on)
     return _done(definition, effect, codec, context, result)
 
 
-async def invoke_async(definition: SagaDefinition, effect: Call, codec: ContextCodec) -> Outcome:
+async def invoke_async(
+    definition: SagaDefinition,
+    effect: Call,
+    codec: ContextCodec,
+    wait: Callable[[Awaitable[object], float | None], Awaitable[object]],
+) -> Outcome:
     """The same on an event loop. A handler that is not async blocks the loop."""
     step = definition.step(effect.step)
     handler = _handler(step, effect)
@@ -50,10 +67,31 @@ async def invoke_async(definition: SagaDefinition, effect: Call, codec: ContextC
     try:
         result = handler(context, effect.call)
         if inspect.isawaitable(result):
-            result = await result
+            result = await wait(result, _seconds(effect))
     except Exception as exc:  # noqa: BLE001 - raising is how a step fails
         return classify(exc, fatal_on=step.fatal_on, in_doubt_on=step.in_doubt_on)
     return _done(definition, effect, codec, context, result)
+
+
+def decide(effect: Decide, codec: ContextCodec) -> dict[str, bool | StepError]:
+    """Ask the conditions; each gets a copy of the context of its own."""
+    return {name: _choice(effect, name, codec) for name in effect.steps}
+
+
+def _choice(effect: Decide, name: str, codec: ContextCodec) -> bool | StepError:
+    condition = effect.definition.step(name).when
+    if condition is None:
+        raise IllegalEventError(f"step {name} has no condition")
+    try:
+        return bool(
+            condition.function(codec.decode(effect.context, effect.definition.context_type))
+        )
+    except Exception as exc:  # noqa: BLE001 - raising is how a condition fails, too
+        return StepError.of(exc)
+
+
+def _seconds(effect: Call) -> float | None:
+    return effect.timeout_ms / 1000 if effect.timeout_ms is not None else None
 
 
 def _handler(step: StepDefinition, effect: Call) -> Handler:
@@ -77,7 +115,14 @@ def _done(
     result: object,
 ) -> Outcome:
     """The new context: the copy that the handler changed, or what it returned."""
+    child = definition.step(effect.step).child
+    if child is not None:
+        return _input(child, codec, result)
+    wait = result if isinstance(result, AwaitAnswer) else None
+    if wait is not None and not effect.call.token:
+        return InDoubt(StepError("AwaitAnswer", "nobody can answer: there is no token"), final=True)
     try:
+        result = wait.context if wait is not None else result
         if result is not None:
             _check_type(definition, context, result)
             context = result
@@ -88,6 +133,24 @@ def _done(
             return Done(effect.context)  # undone all the same
         error = StepError("ContextNotSerialisable", StepError.of(exc).message)
         return InDoubt(error, final=True)
+    if wait is not None:
+        return Waits(text, int(wait.timeout.total_seconds() * 1000))
+    return Done(text)
+
+
+def _input(child: SagaDefinition, codec: ContextCodec, value: object) -> Outcome:
+    """The input of the saga that the step starts. Nothing has happened yet, whatever it is."""
+    try:
+        text = codec.encode(value)
+        size = len(text.encode())
+        if child.context_type is not None:
+            codec.decode(text, child.context_type)
+    except Exception as exc:  # noqa: BLE001 - whatever a user's value does when it is written
+        error = StepError.named("ChildInputInvalid", StepError.of(exc).message)
+        return Failed(error, fatal=True)
+    if size > INPUT_LIMIT:
+        error = StepError("ChildInputInvalid", f"{size} bytes; an input has {INPUT_LIMIT} at most")
+        return Failed(error, fatal=True)
     return Done(text)
 
 

@@ -6,13 +6,13 @@ passes the same contract suites as DynamoDBSagaStore. For one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from saga_core.errors import ItemTooLargeError, StaleInstanceError
 from saga_core.events import Claimed
 from saga_core.identity import decode_cursor, encode_cursor, place_of, shard_of
-from saga_core.instance import Key, SagaInstance, SagaState
+from saga_core.instance import CLOSED, Key, Lane, SagaInstance, SagaState
 from saga_core.ports import (
     ITEM_BUDGET,
     DueSaga,
@@ -22,8 +22,33 @@ from saga_core.ports import (
     WorkStore,
     WriteResult,
     Written,
+    holds_no_more,
 )
-from saga_core.transition import Moved, claim, nudge
+from saga_core.transition import Moved, claim, guard_lane, held_by, nudge
+
+
+def _nudges(i: SagaInstance) -> tuple[object, ...]:
+    return (i.lane.nudge, *(n.nudge for n in i.branches))
+
+
+def _nudged_since(found: SagaInstance, before: SagaInstance, after: SagaInstance) -> SagaInstance:
+    """What a commit writes: it leaves alone the guards of lanes that it does not move.
+
+    A nudge counts no version, so one may have come since ``before`` to any lane
+    but the one that the commit holds.
+    """
+    lane = after.lane
+    if (lane.epoch, lane.nudge) == (before.lane.epoch, before.lane.nudge):
+        lane = replace(lane, nudge=found.lane.nudge)
+    branches = tuple(
+        found.open_lane(n.number) if n in before.branches else n for n in after.branches
+    )
+    return replace(after, lane=lane, branches=tuple(n for n in branches if n is not None))
+
+
+def _same_item(lane: Lane, seen: Lane) -> bool:
+    return (lane.number, lane.epoch) == (seen.number, seen.epoch)
+
 
 _BYTES_PER_STEP = 200
 _BYTES_BESIDES = 1_000
@@ -32,7 +57,13 @@ _BYTES_BESIDES = 1_000
 def estimated_size(instance: SagaInstance) -> int:
     """Bytes that the instance may take as an item, its context uncompressed."""
     besides = _BYTES_BESIDES + _BYTES_PER_STEP * len(instance.steps)
-    return len(instance.context_text.encode()) + besides
+    apart = (
+        text
+        for s in instance.steps
+        for text in (s.result, s.answer.fields if s.answer is not None else None)
+    )
+    kept = sum(len(text.encode()) for text in apart if text is not None)
+    return len(instance.context_text.encode()) + kept + besides
 
 
 class InMemorySagaStore(SagaStore, WorkStore):
@@ -93,47 +124,56 @@ class InMemorySagaStore(SagaStore, WorkStore):
         return found
 
     def claim(
-        self, key: Key, *, epoch: int, definition: str, claim_id: str, now: int, until: int
+        self,
+        key: Key,
+        *,
+        epoch: int,
+        definition: str,
+        claim_id: str,
+        now: int,
+        until: int,
+        branch: int | None = None,
     ) -> WriteResult:
         """See WorkStore."""
         found = self.find(key, now)
         if found is None:
             return Refused(None)
-        event = Claimed(claim_id=claim_id, epoch=epoch, definition=definition, until=until, at=now)
+        event = Claimed(
+            claim_id=claim_id,
+            epoch=epoch,
+            definition=definition,
+            until=until,
+            at=now,
+            branch=branch,
+        )
         outcome = claim(found, event)
         return self._put(outcome.instance, bump=1) if isinstance(outcome, Moved) else Refused(found)
 
     def commit(self, before: SagaInstance, after: SagaInstance, *, claim_id: str) -> WriteResult:
         """See WorkStore."""
         found = self._sagas.get(before.key)
-        lease = found.lane.lease if found is not None else None
-        if (
-            found is None
-            or lease is None
-            or lease.id != claim_id
-            or found.version != before.version
-        ):
+        if found is None or held_by(found, claim_id) is None or found.version != before.version:
             return Refused(found)
         self._check_size(before, after)
-        return self._put(after, bump=1)
+        return self._put(_nudged_since(found, before, after), bump=1)
 
-    def redispatch(self, instance: SagaInstance, *, nudge_id: str, now: int) -> WriteResult:
+    def redispatch(
+        self, instance: SagaInstance, *, nudge_id: str, now: int, branch: int | None = None
+    ) -> WriteResult:
         """See WorkStore."""
         found = self._sagas.get(instance.key)
-        if found is None or found.lane.epoch != instance.lane.epoch:
+        seen = guard_lane(instance, branch)
+        if found is None or not _same_item(guard_lane(found, seen.number), seen):
             return Refused(found)
-        outcome = nudge(found, nudge_id=nudge_id, now=now)
+        outcome = nudge(found, nudge_id=nudge_id, now=now, branch=seen.number)
         return self._put(outcome.instance) if isinstance(outcome, Moved) else Refused(found)
 
     def record(self, before: SagaInstance, after: SagaInstance) -> WriteResult:
         """See WorkStore."""
         found = self._sagas.get(before.key)
-        if (
-            found is None
-            or found.version != before.version
-            or found.lane.nudge != before.lane.nudge
-        ):
+        if found is None or found.version != before.version or _nudges(found) != _nudges(before):
             return Refused(found)
+        self._check_size(before, after)
         return self._put(after, bump=1)
 
     def mark_swept(self, before: SagaInstance, after: SagaInstance) -> WriteResult:
@@ -151,6 +191,13 @@ class InMemorySagaStore(SagaStore, WorkStore):
             if i.live and i.sweep_at is not None and i.sweep_at <= until and shard_of(i.id) == shard
         ]
         return sorted(hits, key=lambda d: (d.sweep_at, d.key.saga_id))[:limit]
+
+    def unfinished(self) -> Iterator[SagaInstance]:
+        """See WorkStore."""
+        for saga in list(self._sagas.values()):
+            kept_for_parent = saga.parent is not None and saga.expires_at is None
+            if saga.status not in CLOSED or kept_for_parent:
+                yield saga
 
     def page(
         self,
@@ -179,7 +226,7 @@ class InMemorySagaStore(SagaStore, WorkStore):
         return Written(stored)
 
     def _check_size(self, before: SagaInstance | None, after: SagaInstance) -> None:
-        if before is not None and before.context_text == after.context_text:
+        if before is not None and holds_no_more(before, after):
             return  # what fitted still fits; the budget keeps a reserve for the rest
         size = self._measure(after)
         if size > ITEM_BUDGET:

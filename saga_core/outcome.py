@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, TypeAlias
 
+MAX_WAIT = timedelta(days=366)
 MAX_MESSAGE = 200  # bytes kept of an error's message; an item has room for one from each step
 
 
@@ -23,6 +25,34 @@ class OutcomeUnknown(Exception):  # noqa: N818 - reads as a verdict, as Fatal do
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitAnswer:
+    """Return it from a step that has asked somebody: the saga waits for the answer.
+
+    The step is done when ``call.token`` is answered, by HTTP or SQS. What the
+    handler wrote into its context is kept. When ``timeout`` passes without an
+    answer or a heartbeat, the step is in doubt: tried again while its policy
+    allows, then undone.
+
+    Args:
+        timeout: From the handler's return, or from the latest heartbeat; up to
+            366 days. To the second up to 15 minutes and, with the sweeper
+            running, beyond.
+        context: The new context, for handlers that return one instead of
+            changing theirs.
+
+    Raises:
+        ValueError: The time-out is not between 0 and 366 days.
+    """
+
+    timeout: timedelta
+    context: object = None
+
+    def __post_init__(self) -> None:
+        if not timedelta(0) < self.timeout <= MAX_WAIT:
+            raise ValueError(f"an answer is awaited for up to {MAX_WAIT.days} days")
+
+
+@dataclass(frozen=True, slots=True)
 class StepError:
     """What is kept of an exception: its kind and the start of its message."""
 
@@ -32,9 +62,14 @@ class StepError:
     @classmethod
     def of(cls, error: BaseException) -> StepError:
         """The kept part of an exception."""
+        return cls.named(type(error).__name__, str(error))
+
+    @classmethod
+    def named(cls, kind: str, message: str) -> StepError:
+        """The kept part of a message."""
         # In bytes, and free of lone surrogates, which no store could write.
-        text = str(error).encode("utf-8", "replace")[:MAX_MESSAGE].decode("utf-8", "ignore")
-        return cls(type(error).__name__, text)
+        text = message.encode("utf-8", "replace")[:MAX_MESSAGE].decode("utf-8", "ignore")
+        return cls(kind, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +98,16 @@ class InDoubt:
     kind: Literal["in_doubt"] = "in_doubt"
 
 
-Outcome: TypeAlias = Done | Failed | InDoubt
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The handler asked somebody else. ``context`` as in Done; ``timeout_ms`` from now."""
+
+    context: str
+    timeout_ms: int
+    kind: Literal["waits"] = "waits"
+
+
+Outcome: TypeAlias = Done | Failed | InDoubt | Waits
 Exceptions: TypeAlias = tuple[type[Exception], ...]
 
 # Replies that were lost after a request had left, by qualified name, so that no

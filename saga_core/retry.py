@@ -19,6 +19,7 @@ class RetryPolicy:
 
     Args:
         max_attempts: Attempts that may *report* a failure, the first included.
+            None: without end, as a step after the pivot must be.
         max_lost: Attempts that may vanish without a report (a crash, a kill).
             Counted apart: losing a worker says nothing about the step.
         base: Upper bound of the first pause.
@@ -29,14 +30,14 @@ class RetryPolicy:
         DefinitionError: A bound is out of range (SAGA008).
     """
 
-    max_attempts: int = 1
+    max_attempts: int | None = 1
     max_lost: int = 3
     base: timedelta = timedelta(seconds=1)
     cap: timedelta = timedelta(minutes=5)
     multiplier: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
+        if self.max_attempts is not None and self.max_attempts < 1:
             raise DefinitionError(f"SAGA008 max_attempts is {self.max_attempts}; at least 1")
         if self.max_lost < 1:
             raise DefinitionError(f"SAGA008 max_lost is {self.max_lost}; at least 1")
@@ -44,6 +45,10 @@ class RetryPolicy:
             raise DefinitionError(f"SAGA008 base {self.base} and cap {self.cap}: 0 <= base <= cap")
         if self.multiplier < 1:
             raise DefinitionError(f"SAGA008 multiplier is {self.multiplier}; at least 1")
+
+    def spent(self, reported: int) -> bool:
+        """So many reported failures are all that it allows."""
+        return self.max_attempts is not None and reported >= self.max_attempts
 
     def delay_ms(self, failures: int, fraction: float) -> int:
         """Milliseconds to wait after the given number of failures (1 or more).
@@ -57,5 +62,7 @@ class RetryPolicy:
 
 
 FORWARD_DEFAULT = RetryPolicy()
+# A step after the pivot can only go on: it is tried until it succeeds, at a bearable pace.
+RETRIABLE_DEFAULT = RetryPolicy(max_attempts=None)
 # An undo is worth more patience than a step: giving up leaves an effect standing.
 COMPENSATION_DEFAULT = RetryPolicy(max_attempts=3, cap=timedelta(seconds=10))

@@ -14,20 +14,24 @@ message in hand may be the only one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 
-from saga_core.actions import Action, Compensate, Execute, Settle
+from saga_core.actions import Action, Compensate, Execute, Inquire, Settle
 from saga_core.calls import Direction, StepCall, derive_key
+from saga_core.contexts import Delta
 from saga_core.definition import SagaDefinition
 from saga_core.effects import (
     Call,
+    CheckContext,
     Claim,
     Commit,
     Create,
+    Decide,
     Effect,
     Ended,
     Find,
@@ -43,33 +47,60 @@ from saga_core.effects import (
     WriteReply,
 )
 from saga_core.events import (
+    AnswerGiven,
     AttemptResult,
     CancelRequested,
+    ChildRests,
+    ChildStopped,
+    ChildWaits,
     CompensationFailed,
     CompensationSucceeded,
     DeliveryExhausted,
+    HeartbeatReceived,
+    ParentEnded,
     Request,
     ResumeRequested,
     SkipRequested,
+    StepAwaits,
     StepFailed,
     StepInDoubt,
     StepSucceeded,
+    UndoRequested,
     Withheld,
 )
-from saga_core.instance import Key, SagaInstance, StepCode
-from saga_core.outcome import Done, Failed, InDoubt, StepError
+from saga_core.identity import (
+    answer_token,
+    child_id,
+    child_incarnation,
+    child_secret,
+    input_fingerprint,
+    parse_token,
+    same_token,
+)
+from saga_core.instance import CLOSED, Key, Lane, Parent, SagaInstance, SagaState, StepCode
+from saga_core.outcome import Done, Failed, InDoubt, StepError, Waits
 from saga_core.ports import DueSaga, Refused, Written
 from saga_core.transition import (
     Ignored,
     Moved,
     Reason,
     apply,
+    choose,
+    context_for,
+    create,
     delivery_exhausted,
     dispatch_delay,
-    next_actions,
+    due_action,
+    guard_lane,
+    held_by,
     nudge,
     refusal,
+    settled_by,
+    superseded,
     swept,
+    to_announce,
+    tombstone,
+    undecided,
 )
 
 # All in milliseconds.
@@ -78,6 +109,9 @@ STEP_MARGIN_MS = 5_000  # left to a handler's caller to record the result
 COMMIT_MARGIN_MS = 1_000  # left to the invocation to answer
 RETRY_PAUSE_MS = 50  # between two tries of one write
 SUPPRESSED_MS = 60_000  # a message whose surplus was refused comes back after the guard
+CHILD_RETRY_MS = 30_000  # when the table did not answer what was asked about a child
+CHILD_POLL_MS = 3_600_000  # a parent looks after its child by itself, should nobody wake it
+_RACES = 10  # a wake-up races with the moves of one saga; it loses a few at most
 SPREAD_MS = 5_000  # postponed messages come back spread over this time
 
 Lookup: TypeAlias = Callable[[str], SagaDefinition | None]
@@ -85,13 +119,17 @@ Lookup: TypeAlias = Callable[[str], SagaDefinition | None]
 
 @dataclass(frozen=True, slots=True)
 class WorkMessage:
-    """A hint that a work item may be due. It commands nothing and holds no payload."""
+    """A hint that a work item may be due. It commands nothing and holds no payload.
+
+    ``branch`` is the place of a group's step; None means the main lane.
+    """
 
     key: Key
     epoch: int
     definition: str
     reason: str
     correlation_id: str
+    branch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +198,16 @@ class Decision:
     recognised: int = 0
 
 
+def decided(
+    definition: SagaDefinition, i: SagaInstance, at: int, *, soon: bool
+) -> Turn[SagaInstance]:
+    """The saga with the conditions asked of the steps at hand, before it is written."""
+    while names := undecided(definition, i):
+        choices = yield from Decide(definition, names, i.context_text)
+        i = choose(definition, i, choices, at, soon=soon)
+    return i
+
+
 # -- start ----------------------------------------------------------------------
 
 
@@ -182,13 +230,14 @@ class Started:
     announced: bool = True
 
 
-def start(new: SagaInstance, *, ends_at: int) -> Turn[Started]:
+def start(new: SagaInstance, definition: SagaDefinition, *, ends_at: int) -> Turn[Started]:
     """Store the saga, then announce it: never the other way round.
 
     Starting is idempotent: the same key and input find the saga that is there.
     If the announcement fails the saga is safe all the same; the sweeper
     announces it within minutes.
     """
+    new = yield from decided(definition, new, new.created_at, soon=True)
     reply = yield from _write(Create(new), ends_at)
     match reply:
         case Written(instance):
@@ -204,8 +253,8 @@ def start(new: SagaInstance, *, ends_at: int) -> Turn[Started]:
         case Unavailable():
             return Started(Starting.UNAVAILABLE)
     announced = True
-    if instance.live and instance.lane.epoch == 1 and instance.lane.tries == 0:
-        announced = yield from Send(instance, 0, "start")
+    if instance.state is SagaState.CREATED:
+        announced = yield from _send(instance, instance.open_lanes, new.created_at, "start")
     mine = instance.incarnation == new.incarnation
     return Started(Starting.CREATED if mine else Starting.EXISTED, instance, announced)
 
@@ -213,13 +262,13 @@ def start(new: SagaInstance, *, ends_at: int) -> Turn[Started]:
 # -- work -----------------------------------------------------------------------
 
 
-def work(
-    message: WorkMessage, delivery: Delivery, definition: SagaDefinition | None
-) -> Turn[Decision]:
+def work(message: WorkMessage, delivery: Delivery, definition_of: Lookup) -> Turn[Decision]:
     """Move a saga by one attempt: claim, call, commit, announce what follows."""
+    definition = definition_of(message.definition)
     if definition is None:  # before the claim: nothing is spent, nothing is touched
         return _keep(Verdict.DEFINITION_MISSING)
-    if delivery.ends_at - delivery.at < delivery.step_ms + STEP_MARGIN_MS:
+    longest = max(delivery.step_ms, definition.longest_step_ms)
+    if delivery.ends_at - delivery.at < longest + STEP_MARGIN_MS:
         return _keep(Verdict.NO_TIME)
     claim = Claim(
         message.key,
@@ -228,6 +277,7 @@ def work(
         delivery.id,
         delivery.at,
         delivery.ends_at + LEASE_MARGIN_MS,
+        message.branch,
     )
     reply = yield from _write(claim, delivery.ends_at)
     recognised = 0
@@ -239,11 +289,14 @@ def work(
                 return _done(Verdict.ORPHAN)
             reason = _refusal(found, message, delivery)
             if reason is not Reason.OWN_CLAIM:
-                return (yield from _refused(reason, found, delivery))
+                decision = yield from _refused(reason, found, message.branch, delivery)
+                return (yield from _family_told(decision, found, delivery, definition_of))
             claimed, recognised = found, 1
         case Unavailable() | TooLarge():
             return _keep(Verdict.STORE_UNAVAILABLE)
-    decision = yield from _attempt(claimed, delivery, definition)
+    decision = yield from _attempt(claimed, delivery, definition, definition_of)
+    if decision.after is not None and decision.verdict is Verdict.COMMITTED:
+        decision = yield from _family_told(decision, decision.after, delivery, definition_of)
     return replace(decision, recognised=decision.recognised + recognised)
 
 
@@ -254,12 +307,16 @@ def _refusal(found: SagaInstance, message: WorkMessage, delivery: Delivery) -> R
         epoch=message.epoch,
         definition=message.definition,
         now=delivery.at,
+        branch=message.branch,
     )
 
 
-def _refused(reason: Reason | None, found: SagaInstance, delivery: Delivery) -> Turn[Decision]:
+def _refused(
+    reason: Reason | None, found: SagaInstance, branch: int | None, delivery: Delivery
+) -> Turn[Decision]:
     """What a message is worth whose claim was refused."""
     spread = int(delivery.jitter * SPREAD_MS)
+    lane = guard_lane(found, branch)
     match reason:
         case Reason.CLOSED | Reason.PARKED:
             return _done(Verdict.CLOSED, found)
@@ -267,28 +324,35 @@ def _refused(reason: Reason | None, found: SagaInstance, delivery: Delivery) -> 
             # The current work item's own message exists: its holder has not settled.
             return _done(Verdict.STALE, found)
         case Reason.STALE_UNCLAIMED:
-            return (yield from _redispatch(found, delivery.id, delivery.at, spread))
+            return (yield from _redispatch(found, branch, delivery.id, delivery.at, spread))
         case Reason.LEASED:
             # Never acknowledge: this may be a second delivery of the holder's message.
-            end = found.lane.lease.until if found.lane.lease else delivery.at
+            end = lane.lease.until if lane.lease else delivery.at
             yield from Postpone(end - delivery.at + spread)
             return _keep(Verdict.LEASE_CONFLICT, found)
         case Reason.EARLY:
-            if dispatch_delay(found, delivery.at) is None:
+            if dispatch_delay(found, delivery.at, lane) is None:
                 return _done(Verdict.LONG_TIMER, found)
             # Never a copy: under duplication copies outgrow the work.
-            yield from Postpone(found.lane.due_at - delivery.at)
+            yield from Postpone(lane.due_at - delivery.at)
             return _keep(Verdict.EARLY, found)
         case _:
             return _keep(Verdict.CONTENDED, found)
 
 
-def _redispatch(found: SagaInstance, nudge_id: str, at: int, spread: int) -> Turn[Decision]:
-    """Announce the current work item once more; the only path that makes an extra message."""
-    delay = dispatch_delay(found, at)
-    if delay is None:
+def _redispatch(
+    found: SagaInstance, branch: int | None, nudge_id: str, at: int, spread: int
+) -> Turn[Decision]:
+    """Announce what is current once more; the only path that makes an extra message.
+
+    For a branch that is open, its work item. For anything else, whatever nobody
+    has claimed: the message in hand may stand for all branches of a group.
+    """
+    lane = found.open_lane(branch)
+    lanes = found.open_lanes if lane is None else (lane,)
+    if not any(dispatch_delay(found, at, n) is not None for n in lanes):
         return _done(Verdict.LONG_TIMER, found)
-    won = yield from _win_guard(found, nudge_id, at)
+    won = yield from _win_guard(found, branch, nudge_id, at)
     if won is None:
         return _keep(Verdict.STORE_UNAVAILABLE, found)
     if not won:
@@ -296,61 +360,90 @@ def _redispatch(found: SagaInstance, nudge_id: str, at: int, spread: int) -> Tur
         # and the winner may die before it has sent.
         yield from Postpone(SUPPRESSED_MS + spread)
         return _keep(Verdict.SUPPRESSED, found)
-    if not (yield from Send(found, delay, "redispatch")):
+    unclaimed = tuple(n for n in lanes if n.lease is None)
+    if not (yield from _send(found, unclaimed, at, "redispatch")):
         return _keep(Verdict.SEND_FAILED, found)
     return _done(Verdict.REDISPATCHED, found)
 
 
-def _win_guard(found: SagaInstance, nudge_id: str, at: int) -> Turn[bool | None]:
-    """The right to send one surplus message; None when the store does not say who has it."""
-    if isinstance(nudge(found, nudge_id=nudge_id, now=at), Ignored):
+def _win_guard(
+    found: SagaInstance, branch: int | None, nudge_id: str, at: int
+) -> Turn[bool | None]:
+    """The right to send a surplus message; None when the store does not say who has it."""
+    branch = guard_lane(found, branch).number
+    if isinstance(nudge(found, nudge_id=nudge_id, now=at, branch=branch), Ignored):
         return False
-    reply = yield from Redispatch(found, nudge_id, at)
+    reply = yield from Redispatch(found, nudge_id, at, branch)
     match reply:
         case Written():
             return True
         case Refused(now_found):  # by this very write, repeated after a lost answer?
-            held = now_found.lane.nudge if now_found is not None else None
-            return held is not None and held.id == nudge_id
+            return now_found is not None and _nudged_by(now_found, branch, nudge_id)
         case Unavailable() | TooLarge():
             return None
 
 
+def _nudged_by(i: SagaInstance, branch: int | None, nudge_id: str) -> bool:
+    held = guard_lane(i, branch).nudge
+    return held is not None and held.id == nudge_id
+
+
 def _attempt(
-    claimed: SagaInstance, delivery: Delivery, definition: SagaDefinition
+    claimed: SagaInstance, delivery: Delivery, definition: SagaDefinition, definition_of: Lookup
 ) -> Turn[Decision]:
     """Make the attempt that is claimed, and settle it."""
-    (action,) = next_actions(definition, claimed, delivery.at)
-    event: AttemptResult
+    lane = held_by(claimed, delivery.id)
+    if lane is None:  # the store granted what it does not show
+        return _keep(Verdict.CONTENDED, claimed)
+    action = due_action(definition, claimed, lane, delivery.at)
+    event: AttemptResult | None
+    child = definition.steps[lane.index].child
     if isinstance(action, Settle):
         event = Withheld(claim_id=delivery.id, reason=action.reason, at=delivery.at)
-    elif isinstance(action, Execute | Compensate):
-        ended = yield from _call(claimed, action, delivery)
-        event = _result(claimed, delivery.id, ended)
-    else:  # a claim is only granted to a live saga that is due
-        return _keep(Verdict.CONTENDED, claimed)
-    return (yield from _commit(claimed, action, event, delivery, definition))
+    elif child is not None:
+        kin = Kin(definition, child, claimed, lane, delivery)
+        event = yield from _move_child(kin, action, definition_of)
+    else:  # never an Inquire: only a saga is asked for what it has come to
+        ended = yield from _call(definition, claimed, lane, action, delivery)
+        event = _result(claimed.direction(lane), delivery.id, ended)
+    if event is None:  # the table did not answer; the lease runs out, and it is tried again
+        return _keep(Verdict.STORE_UNAVAILABLE, claimed, action=action)
+    return (yield from _commit(claimed, action, event, delivery, definition, lane=lane))
 
 
-def _call(i: SagaInstance, action: Execute | Compensate, delivery: Delivery) -> Effect[Ended]:
+def _call(
+    d: SagaDefinition,
+    i: SagaInstance,
+    lane: Lane,
+    action: Execute | Compensate | Inquire,
+    delivery: Delivery,
+) -> Effect[Ended]:
+    direction = i.direction(lane)
+    back = direction is Direction.COMPENSATION
+    step = d.step(action.step)
+    timeout = int(step.timeout.total_seconds() * 1000) if step.timeout is not None else None
+    ends_at = delivery.ends_at - STEP_MARGIN_MS
+    if timeout is not None:
+        ends_at = min(ends_at, delivery.at + timeout)
     call = StepCall(
         saga_id=i.id,
         step=action.step,
-        direction=i.phase,
+        direction=direction,
         attempt=action.attempt,
-        idempotency_key=derive_key(i.id, i.incarnation, action.step, i.phase),
+        idempotency_key=derive_key(i.id, i.incarnation, action.step, direction),
         execute_key=derive_key(i.id, i.incarnation, action.step, Direction.FORWARD),
         fence=i.version,
-        deadline=_datetime(delivery.ends_at - STEP_MARGIN_MS),
-        reason=i.cause.kind.value if i.cause is not None else None,
+        deadline=_datetime(ends_at),
+        reason=i.cause.kind.value if back and i.cause is not None else None,
         in_doubt=isinstance(action, Compensate) and action.in_doubt,
+        token="" if back else answer_token(i.id, i.incarnation, i.secret, lane.index),
     )
-    return Call(action.step, i.phase, call, i.context_text)
+    return Call(action.step, direction, call, context_for(i, lane), timeout)
 
 
-def _result(i: SagaInstance, claim_id: str, ended: Ended) -> AttemptResult:
+def _result(direction: Direction, claim_id: str, ended: Ended) -> AttemptResult:
     """The event that an outcome makes of an attempt, by direction."""
-    back = i.phase is Direction.COMPENSATION
+    back = direction is Direction.COMPENSATION
     at, jitter = ended.at, ended.jitter
     match ended.outcome:
         case Done(context):
@@ -369,6 +462,8 @@ def _result(i: SagaInstance, claim_id: str, ended: Ended) -> AttemptResult:
                     claim_id=claim_id, error=error, fatal=final, jitter=jitter, at=at
                 )
             return StepInDoubt(claim_id=claim_id, error=error, final=final, jitter=jitter, at=at)
+        case Waits(context, timeout_ms):
+            return StepAwaits(claim_id=claim_id, context=context, timeout_ms=timeout_ms, at=at)
 
 
 def _commit(
@@ -377,26 +472,31 @@ def _commit(
     event: AttemptResult,
     delivery: Delivery,
     definition: SagaDefinition,
+    *,
+    lane: Lane,
 ) -> Turn[Decision]:
     """Settle the attempt under its lease, then announce what follows."""
-    recognised, epoch = 0, before.lane.epoch
+    recognised = 0
     while True:
         outcome = apply(definition, before, event)
-        if isinstance(outcome, Ignored):
-            return _fenced(before, epoch, action, event)
-        reply = yield from _write(Commit(before, outcome.instance, delivery.id), delivery.ends_at)
+        if isinstance(outcome, Ignored):  # no longer
+            return _fenced(before, lane, action, event)
+        moved = yield from decided(definition, outcome.instance, event.at, soon=False)
+        reply = yield from _write(Commit(before, moved, delivery.id), delivery.ends_at)
         match reply:
             case Written(after):
                 break
             case Refused(found):
-                if found is not None and found.lane.last_id == delivery.id:
+                if found is not None and settled_by(found, delivery.id):
                     after, recognised = found, 1
                     break
-                if found is None or found.lane.lease is None or found.lane.lease.id != delivery.id:
-                    return _fenced(found, epoch, action, event)
-                # Still my lease: a cancel moved the version. Decide again from
-                # what is true now, never from what was true then.
+                if found is None:
+                    return _fenced(found, lane, action, event)
+                # Decide again from what is true now, never from what was true then. If it
+                # is still my lease, a cancel moved the version, or another branch.
                 before = found
+                if held_by(found, delivery.id) is None:
+                    continue
             case TooLarge(error):
                 event = _without_context(event, StepError.of(error))
             case Unavailable():
@@ -412,8 +512,7 @@ def _commit(
         event=event,
         recognised=recognised,
     )
-    delay = dispatch_delay(after, event.at)
-    if delay is not None and not (yield from Send(after, delay, "step")):
+    if not (yield from _send(after, to_announce(before, after), event.at, "step")):
         return replace(result, verdict=Verdict.SEND_FAILED, acknowledge=False)
     return result
 
@@ -427,13 +526,13 @@ def _without_context(event: AttemptResult, error: StepError) -> AttemptResult:
     """
     if isinstance(event, CompensationSucceeded):
         return replace(event, context=None)
-    if not isinstance(event, StepSucceeded):
+    if not isinstance(event, StepSucceeded | StepAwaits):
         return event  # it brought no context: nothing can be left out
     return StepInDoubt(claim_id=event.claim_id, error=error, final=True, jitter=0.0, at=event.at)
 
 
 def _fenced(
-    found: SagaInstance | None, epoch: int, action: Action, event: AttemptResult
+    found: SagaInstance | None, lane: Lane, action: Action, event: AttemptResult
 ) -> Decision:
     """Somebody else has the saga: the result is discarded.
 
@@ -442,11 +541,7 @@ def _fenced(
     last one: whoever moved the saga on may have died before it announced that,
     and its message may be a second delivery of this one (ADR 13).
     """
-    given_up = (
-        found is None
-        or not found.live
-        or (found.lane.epoch != epoch and found.lane.lease is not None)
-    )
+    given_up = found is None or not found.live or superseded(found, lane)
     return Decision(
         verdict=Verdict.FENCED,
         acknowledge=given_up,
@@ -454,6 +549,272 @@ def _fenced(
         action=action,
         event=event,
     )
+
+
+# -- sagas within sagas -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """A saga at a step that stands for another one, and the attempt in hand."""
+
+    definition: SagaDefinition
+    child: SagaDefinition
+    parent: SagaInstance
+    lane: Lane
+    delivery: Delivery
+
+    @property
+    def key(self) -> Key:
+        """The child's address."""
+        return _child_key(self.parent, self.lane.index)
+
+    @property
+    def known(self) -> bool:
+        """The child is on record: it was there once."""
+        return self.parent.steps[self.lane.index].child is not None
+
+    def born(self, context: str, at: int) -> SagaInstance:
+        """The child, not stored yet. Every attempt would make the same one."""
+        i = self.parent
+        key = derive_key(i.id, i.incarnation, i.steps[self.lane.index].name, Direction.FORWARD)
+        return create(
+            self.child,
+            saga_id=self.key.saga_id,
+            tenant=i.tenant,
+            incarnation=child_incarnation(key),
+            input_fingerprint=input_fingerprint(self.child.name, context),
+            context=context,
+            at=at,
+            secret=child_secret(i.secret, key),
+            parent=Parent(i.id, self.lane.index),
+        )
+
+    def failed(self, kind: str, text: str, *, fatal: bool) -> CompensationFailed:
+        """The child could not be undone."""
+        return CompensationFailed(
+            claim_id=self.delivery.id,
+            error=StepError(kind, text),
+            fatal=fatal,
+            jitter=self.delivery.jitter,
+            at=self.delivery.at,
+        )
+
+    def waits(self, at: int) -> ChildWaits:
+        """The child is not at rest yet."""
+        return ChildWaits(
+            claim_id=self.delivery.id, child=self.key.saga_id, wait_ms=CHILD_POLL_MS, at=at
+        )
+
+    def later(self) -> ChildWaits:
+        """The table did not answer. No attempt is lost by that: nothing was called."""
+        return ChildWaits(
+            claim_id=self.delivery.id, child=None, wait_ms=CHILD_RETRY_MS, at=self.delivery.at
+        )
+
+
+def _move_child(
+    kin: Kin, action: Execute | Compensate | Inquire, definition_of: Lookup
+) -> Turn[AttemptResult | None]:
+    """Start the saga that the step stands for, look after it, or have it undone.
+
+    None when it is not known whether it was started: like a handler's death, that
+    is for the next attempt to find out.
+    """
+    match action:
+        case Compensate():
+            return (yield from _undo_child(kin, definition_of))
+        case Inquire():
+            return (yield from _look_after(kin))
+        case Execute():
+            ended = yield from _call(kin.definition, kin.parent, kin.lane, action, kin.delivery)
+            if not isinstance(ended.outcome, Done):
+                return _result(Direction.FORWARD, kin.delivery.id, ended)
+            return (yield from _begin_child(kin, ended.outcome.context, ended.at))
+
+
+def _look_after(kin: Kin) -> Turn[AttemptResult]:
+    """What the child has come to."""
+    at = kin.delivery.at
+    found = yield from Find(kin.key, at)
+    if isinstance(found, Unavailable):
+        return kin.later()
+    if found is None:
+        error = StepError("ChildGone", f"there is no saga {kin.key.saga_id} any more")
+        return StepInDoubt(claim_id=kin.delivery.id, error=error, final=True, jitter=0.0, at=at)
+    return _child_forward(kin, found, at)
+
+
+def _begin_child(kin: Kin, context: str, at: int) -> Turn[AttemptResult | None]:
+    """Start the child, or find the one that an earlier attempt has started."""
+    started = yield from start(kin.born(context, at), kin.child, ends_at=kin.delivery.ends_at)
+    if started.result is Starting.TOO_LARGE:
+        error = StepError("ChildTooLarge", "the saga would not fit into one item")
+        return StepFailed(claim_id=kin.delivery.id, error=error, fatal=True, jitter=0.0, at=at)
+    if started.instance is None:
+        return None
+    # Another input makes no other child: the key is the step's, and what runs under it counts.
+    return _child_forward(kin, started.instance, at)
+
+
+def _child_forward(kin: Kin, child: SagaInstance, at: int) -> AttemptResult:
+    """What the state of a child makes of the step that started it."""
+    claim_id = kin.delivery.id
+    match child.status:
+        case SagaState.COMPLETED:
+            context = context_for(kin.parent, kin.lane)
+            into = kin.definition.steps[kin.lane.index].into
+            if into is not None:
+                context = Delta({into: json.loads(child.context_text)}).applied(context)
+            return StepSucceeded(claim_id=claim_id, context=context, child=child.id, at=at)
+        case SagaState.COMPENSATED:
+            told = child.cause.error if child.cause is not None else None
+            why = told.message if told is not None else "undone"
+            text = f"saga {child.id} was rolled back: {why}"
+            error = StepError.named("ChildCompensated", text)
+            return StepFailed(claim_id=claim_id, error=error, fatal=True, jitter=0.0, at=at)
+        case SagaState.FAILED:
+            return ChildStopped(claim_id=claim_id, child=child.id, at=at)
+        case _:
+            return kin.waits(at)
+
+
+def _undo_child(kin: Kin, definition_of: Lookup) -> Turn[AttemptResult]:
+    """Have the child undone: cancelled while it runs, rolled back once it is complete."""
+    at = kin.delivery.at
+    while True:
+        found = yield from Find(kin.key, at)
+        if found is None and kin.known:
+            text = f"there is no saga {kin.key.saga_id} any more"
+            return kin.failed("ChildGone", text, fatal=True)
+        if found is None:
+            found = yield from _bury_child(kin)
+        if found is None or isinstance(found, Unavailable):
+            return kin.later()
+        asked = _undoing(kin.parent, found, at)
+        definition = definition_of(found.definition)
+        if found.status is not SagaState.COMPENSATED and definition is None:
+            text = f"{found.definition} is not deployed"
+            return kin.failed("DefinitionMissing", text, fatal=False)
+        outcome = apply(definition or kin.child, found, asked)
+        if isinstance(outcome, Ignored):
+            return _cannot_move(kin, found)
+        reply = yield from Record(found, outcome.instance)
+        if isinstance(reply, Written):
+            # A lost send costs the sweeper's minutes, and the child tells us when it is at rest.
+            yield from _send(reply.instance, _idle(reply.instance, at), at, "parent")
+            return _cannot_move(kin, reply.instance)
+        if (yield from Pause(RETRY_PAUSE_MS)) >= kin.delivery.ends_at - STEP_MARGIN_MS:
+            return kin.later()
+
+
+def _undoing(parent: SagaInstance, child: SagaInstance, at: int) -> UndoRequested | CancelRequested:
+    by = f"saga {parent.id}"
+    if child.status is SagaState.COMPLETED:
+        return UndoRequested(by=by, at=at)
+    return CancelRequested(by=by, at=at)
+
+
+def _cannot_move(kin: Kin, child: SagaInstance) -> AttemptResult:
+    """What the undo has come to, once the child was asked, or could not be."""
+    claim_id, at = kin.delivery.id, kin.delivery.at
+    match child.status:
+        case SagaState.COMPENSATED:
+            return CompensationSucceeded(claim_id=claim_id, context=None, at=at)
+        case SagaState.COMPLETED:
+            return kin.failed("ChildPastPivot", f"saga {child.id} is past its pivot", fatal=True)
+        case SagaState.FAILED:
+            return ChildStopped(claim_id=claim_id, child=child.id, at=at)
+        case _:
+            return kin.waits(at)
+
+
+def _bury_child(kin: Kin) -> Turn[SagaInstance | None]:
+    """Take the place of a child that was never started, so that a late start finds it undone."""
+    at = kin.delivery.at
+    buried = tombstone(kin.child, kin.born("null", at), at)
+    reply = yield from _write(Create(buried), kin.delivery.ends_at)
+    match reply:
+        case Written(found) | Refused(found):
+            return found
+        case Unavailable() | TooLarge():
+            return None
+
+
+def _child_key(i: SagaInstance, index: int) -> Key:
+    key = derive_key(i.id, i.incarnation, i.steps[index].name, Direction.FORWARD)
+    return Key(i.tenant, child_id(i.tenant, key))
+
+
+def _family_told(
+    decision: Decision, i: SagaInstance, delivery: Delivery, definition_of: Lookup
+) -> Turn[Decision]:
+    """A saga that has come to rest wakes its parent, and lets go of its children.
+
+    Before the message is acknowledged: if that fails, it comes back and does it then.
+    """
+    if i.live or not decision.acknowledge:
+        return decision
+    told = yield from _at_rest(i, delivery.at, definition_of)
+    return decision if told else replace(decision, verdict=Verdict.SEND_FAILED, acknowledge=False)
+
+
+def _at_rest(i: SagaInstance, at: int, definition_of: Lookup) -> Turn[bool]:
+    """True when everybody who has to know was told."""
+    if i.parent is not None:
+        key = Key(i.tenant, i.parent.saga_id)
+        return (yield from _tell(key, ChildRests(step=i.parent.step, at=at), at, definition_of))
+    if i.status not in CLOSED:
+        return True
+    return (yield from _let_go(i, at, definition_of))
+
+
+def _let_go(i: SagaInstance, at: int, definition_of: Lookup) -> Turn[bool]:
+    """The retention of the sagas that this one started begins, and of those that they did."""
+    definition = definition_of(i.definition)
+    if definition is None:
+        return True  # without its code nobody knows whom it started: they are kept for good
+    done = True
+    for n, step in enumerate(definition.steps):
+        if step.child is not None:
+            key = _child_key(i, n)
+            done = (yield from _tell(key, ParentEnded(at=at), at, definition_of)) and done
+    return done
+
+
+def _tell(key: Key, event: ChildRests | ParentEnded, at: int, definition_of: Lookup) -> Turn[bool]:
+    """Record what became of a relative. False when the table did not take it."""
+    for _ in range(_RACES):
+        found = yield from Find(key, at)
+        if isinstance(found, Unavailable):
+            return False
+        definition = definition_of(found.definition) if found is not None else None
+        if found is None or definition is None:
+            return True  # a parent that is stopped for want of its code is resumed by a person
+        outcome = apply(definition, found, event)
+        if isinstance(outcome, Ignored):
+            if isinstance(event, ChildRests) and outcome.reason is Reason.CLOSED:
+                return (yield from _orphaned(found, event, at, definition_of))
+            return True
+        reply = yield from Record(found, outcome.instance)
+        if isinstance(reply, Written):
+            after = reply.instance
+            if isinstance(event, ParentEnded):
+                return (yield from _let_go(after, at, definition_of))
+            return (yield from _send(after, _idle(after, at), at, "child"))
+        if isinstance(reply, Unavailable) and not reply.error.ambiguous:
+            return False
+    return False
+
+
+def _orphaned(
+    parent: SagaInstance, event: ChildRests, at: int, definition_of: Lookup
+) -> Turn[bool]:
+    """The parent ended before this child did: it lets go of it now."""
+    if parent.parent is not None:
+        return True
+    key = _child_key(parent, event.step)
+    return (yield from _tell(key, ParentEnded(at=at), at, definition_of))
 
 
 # -- dead letters, sweeps, requests -----------------------------------------------
@@ -481,38 +842,43 @@ def revive(message: WorkMessage, delivery: Delivery, definition_of: Lookup) -> T
             nudge_id=delivery.id,
             error=error,
             at=delivery.at,
+            branch=message.branch,
         ),
     )
     if isinstance(outcome, Moved):
-        return (yield from _revived(found, outcome.instance, delivery))
+        decision = yield from _revived(found, outcome.instance, message.branch, delivery)
+        rests = decision.after if decision.after is not None else found
+        return (yield from _family_told(decision, rests, delivery, definition_of))
     match outcome.reason:
         case Reason.CLOSED | Reason.PARKED:
-            return _done(Verdict.CLOSED, found)
+            closed = _done(Verdict.CLOSED, found)
+            return (yield from _family_told(closed, found, delivery, definition_of))
         case Reason.STALE_CLAIMED:
             return _done(Verdict.STALE, found)
         case Reason.STALE_UNCLAIMED | Reason.EARLY:
             spread = int(delivery.jitter * SPREAD_MS)
-            return (yield from _redispatch(found, delivery.id, delivery.at, spread))
+            return (yield from _redispatch(found, message.branch, delivery.id, delivery.at, spread))
         case _:
             return _keep(Verdict.SUPPRESSED, found)
 
 
-def _revived(found: SagaInstance, after: SagaInstance, delivery: Delivery) -> Turn[Decision]:
+def _revived(
+    found: SagaInstance, after: SagaInstance, branch: int | None, delivery: Delivery
+) -> Turn[Decision]:
     reply = yield from Record(found, after)
     match reply:
         case Written(instance):
             pass
         case Refused(now_found):
-            held = now_found.lane.nudge if now_found is not None else None
-            if now_found is None or held is None or held.id != delivery.id:
+            if now_found is None or not _nudged_by(now_found, branch, delivery.id):
                 return _keep(Verdict.CONTENDED, found)
             instance = now_found
         case Unavailable() | TooLarge():
             return _keep(Verdict.STORE_UNAVAILABLE, found)
-    delay = dispatch_delay(instance, delivery.at)
-    if delay is None:
+    if not instance.live:
         return _done(Verdict.STALLED, found, after=instance)
-    if not (yield from Send(instance, delay, "dead_letter")):
+    lane = guard_lane(instance, branch)
+    if not (yield from _send(instance, (lane,), delivery.at, "dead_letter")):
         return _keep(Verdict.SEND_FAILED, found)
     return _done(Verdict.REVIVED, found, after=instance)
 
@@ -527,37 +893,42 @@ def sweep(due: DueSaga, *, at: int) -> Turn[Decision]:
         return _keep(Verdict.STORE_UNAVAILABLE)
     if found is None or not found.live or found.sweep_at != due.sweep_at:
         return _done(Verdict.NOT_DUE, found)  # the index lags; whoever moved it took care
-    lease = found.lane.lease
-    delay = dispatch_delay(found, at) if lease is None or lease.until < at else None
-    if delay is not None and not (yield from Send(found, delay, "sweep")):
+    lanes = _idle(found, at)
+    if not (yield from _send(found, lanes, at, "sweep")):
         return _keep(Verdict.SEND_FAILED, found)
     yield from MarkSwept(found, swept(found, at))
-    return _done(Verdict.SENT if delay is not None else Verdict.LEFT_ALONE, found)
+    return _done(Verdict.SENT if lanes else Verdict.LEFT_ALONE, found)
 
 
 class Answer(StrEnum):
-    """What a person's request came to."""
+    """What a request came to."""
 
     ACCEPTED = "accepted"
     NOT_FOUND = "not_found"
     REFUSED = "refused"
+    INVALID = "invalid"
     DEFINITION_MISSING = "definition_missing"
     UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer, the saga as it stands, and the rule that refused."""
+    """The answer, the saga as it stands, and the rule that refused.
+
+    ``fields``: of a context that an answer would not have made one of the
+    saga's, (place, what is wrong) pairs.
+    """
 
     answer: Answer
     instance: SagaInstance | None = None
     reason: Reason | None = None
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 def request(
     key: Key, event: Request, definition_of: Lookup, *, nudge_id: str, ends_at: int
 ) -> Turn[Answered]:
-    """Cancel, resume or skip. Repeating one is safe, also after a lost answer."""
+    """Cancel, resume, skip, answer, heartbeat. Repeating one is safe, also after a lost reply."""
     at = event.at
     while True:
         found = yield from Find(key, at)
@@ -571,10 +942,18 @@ def request(
         outcome = apply(definition, found, event)
         if isinstance(outcome, Ignored):
             return (yield from _not_moved(found, event, outcome.reason, nudge_id))
-        reply = yield from Record(found, outcome.instance)
+        if isinstance(event, AnswerGiven) and event.ok:
+            wrong = yield from _wrong_fields(definition, found, event)
+            if wrong:
+                return Answered(Answer.INVALID, found, fields=wrong)
+        moved = yield from decided(definition, outcome.instance, at, soon=True)
+        reply = yield from Record(found, moved)
         if isinstance(reply, Written):
-            yield from _announce(reply.instance, at)
-            return Answered(Answer.ACCEPTED, reply.instance)
+            after = reply.instance
+            yield from _send(after, _to_wake(event, found, after), at, "request")
+            if not after.live:  # unless this is told, the parent finds it out by itself, later
+                yield from _at_rest(after, at, definition_of)
+            return _recorded(event, after)
         if isinstance(reply, TooLarge) or (
             isinstance(reply, Unavailable) and not reply.error.ambiguous
         ):
@@ -584,12 +963,70 @@ def request(
             return Answered(Answer.UNAVAILABLE, found)
 
 
-def _announce(instance: SagaInstance, at: int) -> Turn[None]:
-    """Wake the saga unless somebody is at it; a lost send costs the sweeper's minutes."""
-    lease = instance.lane.lease
-    delay = dispatch_delay(instance, at)
-    if delay is not None and (lease is None or lease.until < at):
-        yield from Send(instance, delay, "request")
+def answer(
+    key: Key,
+    token: str,
+    event: AnswerGiven | HeartbeatReceived,
+    definition_of: Lookup,
+    *,
+    nudge_id: str,
+    ends_at: int,
+) -> Turn[Answered]:
+    """A request that whoever holds the token of a step may make, and nobody else.
+
+    The step of the event is the one that the token names.
+    """
+    found = yield from Find(key, event.at)
+    if isinstance(found, Unavailable):
+        return Answered(Answer.UNAVAILABLE)
+    if found is None:
+        return Answered(Answer.NOT_FOUND)
+    _, place = parse_token(token)
+    right = answer_token(found.id, found.incarnation, found.secret, place)
+    if place >= len(found.steps) or not same_token(right, token):
+        return Answered(Answer.NOT_FOUND)
+    event = replace(event, step=found.steps[place].name)
+    return (yield from request(key, event, definition_of, nudge_id=nudge_id, ends_at=ends_at))
+
+
+def _wrong_fields(
+    definition: SagaDefinition, found: SagaInstance, event: AnswerGiven
+) -> Turn[tuple[tuple[str, str], ...]]:
+    """What keeps an answer's fields from being fields of the context."""
+    index = definition.index(event.step)
+    lane = next((n for n in found.open_lanes if n.index == index), found.lane)
+    return (yield from CheckContext(definition, context_for(found, lane, event)))
+
+
+def _recorded(event: Request, after: SagaInstance) -> Answered:
+    """What was written; of an answer that came too late, that it was."""
+    if isinstance(event, AnswerGiven):
+        given = next(s.answer for s in after.steps if s.name == event.step)
+        if given is not None and given.late:
+            return Answered(Answer.REFUSED, after, Reason.LATE)
+    return Answered(Answer.ACCEPTED, after)
+
+
+def _to_wake(event: Request, before: SagaInstance, after: SagaInstance) -> tuple[Lane, ...]:
+    """The lanes to be announced once a request is written.
+
+    Cancel, resume and skip make everything due that nobody works on. An answer
+    moves its own lane; a heartbeat none.
+    """
+    if isinstance(event, AnswerGiven | HeartbeatReceived):
+        return to_announce(before, after)
+    return _idle(after, event.at)
+
+
+def _idle(i: SagaInstance, at: int) -> tuple[Lane, ...]:
+    """The lanes that nobody works on, as far as the queue can hold what they wait for."""
+    if not i.live:
+        return ()
+    return tuple(
+        n
+        for n in i.open_lanes
+        if (n.lease is None or n.lease.until < at) and dispatch_delay(i, at, n) is not None
+    )
 
 
 def _not_moved(
@@ -598,11 +1035,13 @@ def _not_moved(
     """A repeat is accepted and wakes the saga again; anything else is refused."""
     if not _is_repeat(found, event, reason):
         return Answered(Answer.REFUSED, found, reason)
-    won = yield from _win_guard(found, nudge_id, event.at)
+    if not found.live:
+        return Answered(Answer.ACCEPTED, found)  # an answer may be repeated after the end
+    won = yield from _win_guard(found, None, nudge_id, event.at)
     if won is None:  # whoever asks again must be able to: this may be the only announcement
         return Answered(Answer.UNAVAILABLE, found)
     if won:
-        yield from _announce(found, event.at)
+        yield from _send(found, _idle(found, event.at), event.at, "request")
     return Answered(Answer.ACCEPTED, found)
 
 
@@ -616,9 +1055,22 @@ def _is_repeat(found: SagaInstance, event: Request, reason: Reason) -> bool:
         case SkipRequested(step=name):
             skipped = any(s.name == name and s.code is StepCode.SKIPPED for s in found.steps)
             return reason is Reason.LIVE and skipped
+        case AnswerGiven():
+            return reason is Reason.REPEATED
+        case HeartbeatReceived():
+            return reason is Reason.LEASED
 
 
 # -- small parts ------------------------------------------------------------------
+
+
+def _send(i: SagaInstance, lanes: tuple[Lane, ...], at: int, reason: str) -> Turn[bool]:
+    """Announce these lanes. False when the queue did not take one of them."""
+    for lane in lanes:
+        delay = dispatch_delay(i, at, lane)
+        if delay is not None and not (yield from Send(i, delay, reason, lane.number)):
+            return False
+    return True
 
 
 def _write(effect: Effect[WriteReply], ends_at: int) -> Turn[WriteReply]:

@@ -90,7 +90,7 @@ Outdated(f) == [i \in Inv |-> [f[i] EXCEPT !.epoch = Older(@), !.says = Older(@)
 Fresh(s, n) == [s EXCEPT !.idx = n, !.tries = 0, !.clean = 0, !.due = "now"]
 Code(s, c) == [s EXCEPT !.code[s.idx] = c]
 
-GoForward(s) ==  \* _go_forward
+GoForward(s) ==  \* _enter
   IF s.idx = Steps THEN [Fresh(s, s.idx) EXCEPT !.st = "COMPLETED"]
                    ELSE Fresh(s, s.idx + 1)
 
@@ -368,7 +368,7 @@ Cancel ==  \* _cancel
        /\ ~saga.cancel
        /\ saga' = [saga EXCEPT !.cancel = TRUE, !.due = "now"]
        /\ unmoved' = {}
-       /\ IF lane.lease = None \/ lane.over                        \* _announce
+       /\ IF lane.lease = None \/ lane.over                        \* _idle
           THEN Announced
           ELSE UNCHANGED msgs /\ Asked(FALSE)
        /\ UNCHANGED <<lane, inv, world, late, surplus>>

@@ -43,6 +43,10 @@ class VirtualClock(Clock):
         """See Clock."""
         return self._draw()[:8]
 
+    def new_secret(self) -> str:
+        """See Clock."""
+        return self._draw()[:32]
+
     def jitter(self) -> float:
         """See Clock."""
         return int(self._draw()[:8], 16) / (1 << 32)

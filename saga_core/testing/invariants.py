@@ -15,7 +15,7 @@ from saga_core.effects import Claim, Commit, Create, Record, Redispatch
 from saga_core.instance import CLOSED, Key, SagaInstance, SagaState, StepCode
 from saga_core.testing.simulation import BrokenInvariantError, Simulation, Write
 from saga_core.testing.world import World
-from saga_core.transition import MAX_STALLS
+from saga_core.transition import MAX_STALLS, guard_lane, held_by
 
 Attempted = tuple[str, str, Direction, int]  # saga id, step, way, and after how many resumes
 
@@ -32,12 +32,13 @@ class Judge:
     world: World
     definitions: dict[str, SagaDefinition]
     violations: list[BrokenInvariantError] = field(default_factory=list)
-    _claims: Counter[tuple[str, str, int]] = field(default_factory=Counter)
-    _commits: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    _commits: Counter[tuple[str, str, int | None, int]] = field(default_factory=Counter)
+    _chosen: dict[tuple[str, str], bool] = field(default_factory=dict)
     _cancelled: dict[str, int] = field(default_factory=dict)
     _calls: Counter[Attempted] = field(default_factory=Counter)
     _resumed_at: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    _started: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _started: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    _turned: dict[str, int] = field(default_factory=dict)
     _refs: dict[str, str] = field(default_factory=dict)
     _writers: dict[int, Key] = field(default_factory=dict)
     _spent: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -56,6 +57,7 @@ class Judge:
         self._indexed(after)
         self._one_way(before, after)
         self._in_order(after)
+        self._decided_once(after)
         if after.stalls > MAX_STALLS:
             raise BrokenInvariantError("S13", f"{after.id} stalled {after.stalls} times")
         if before.status is SagaState.FAILED and after.live:
@@ -72,6 +74,9 @@ class Judge:
         if forward and call.fence > self._cancelled.get(call.saga_id, call.fence):
             text = f"{call.saga_id}: forward call {call.fence} after the cancel"
             self.violations.append(BrokenInvariantError("S9", text))
+        if forward and call.fence > self._turned.get(call.saga_id, call.fence):
+            text = f"{call.step} was claimed going forward when the saga had turned round"
+            self.violations.append(BrokenInvariantError("S9", text))
         # A request may arrive long after its worker sent it: its fence says when that was.
         resumes = sum(version <= call.fence for version in self._resumed_at[call.saga_id])
         spot = (call.saga_id, call.step, call.direction, resumes)
@@ -81,7 +86,8 @@ class Judge:
             self.violations.append(BrokenInvariantError("S8", text))
         step = self.definitions[self._refs[call.saga_id]].step(call.step)
         policy = step.retry if forward else step.compensation_retry
-        if self._calls[spot] > policy.max_attempts + policy.max_lost:
+        most = policy.max_attempts
+        if most is not None and self._calls[spot] > most + policy.max_lost:
             text = f"{call.step} {call.direction} was called {self._calls[spot]} times"
             self.violations.append(BrokenInvariantError("S13", text))
 
@@ -124,35 +130,41 @@ class Judge:
         state_write = isinstance(write.effect, Claim | Commit | Record)
         if after.version - before.version != (1 if state_write else 0):
             raise BrokenInvariantError("S5", f"version {before.version} to {after.version}")
-        grown = after.lane.epoch - before.lane.epoch
-        if grown not in (0, 1) or (grown and not isinstance(write.effect, Commit | Record)):
-            raise BrokenInvariantError("S5", f"epoch grew by {grown}")
+        for lane in (before.lane, *before.branches):
+            now = after.lane if not lane.branch else after.open_lane(lane.number)
+            grown = now.epoch - lane.epoch if now is not None else 0
+            if grown not in (0, 1) or (grown and not isinstance(write.effect, Commit | Record)):
+                raise BrokenInvariantError("S5", f"epoch grew by {grown}")
 
     def _who_may_write(self, write: Write, before: SagaInstance) -> None:
         match write.effect:
-            case Claim(epoch=epoch, claim_id=claim_id, at=at):
-                lease = before.lane.lease
-                if lease is not None and lease.until >= at:
+            case Claim(branch=branch, claim_id=claim_id, at=at):
+                lane = before.open_lane(branch)
+                if lane is None:
+                    raise BrokenInvariantError("S7", f"{claim_id} claimed a lane that is not open")
+                if lane.lease is not None and lane.lease.until >= at:
                     raise BrokenInvariantError("S7", f"{claim_id} claimed under a held lease")
-                self._claims[before.id, before.incarnation, epoch] += 1
-                if before.phase is Direction.FORWARD:
-                    self._started[before.id].add(before.steps[before.lane.index].name)
+                if before.direction(lane) is Direction.FORWARD:
+                    self._started[before.id].setdefault(
+                        before.steps[lane.index].name, before.version
+                    )
             case Commit(claim_id=claim_id, before=seen):
                 self._who_may_commit(claim_id, seen, before)
-            case Redispatch() if before.lane.lease is not None:
+            case Redispatch(branch=branch) if guard_lane(before, branch).lease is not None:
                 raise BrokenInvariantError("S11", "a surplus message under a lease")
             case _:
                 pass
 
     def _who_may_commit(self, claim_id: str, seen: SagaInstance, before: SagaInstance) -> None:
-        if before.lane.lease is None or before.lane.lease.id != claim_id:
+        lane = held_by(before, claim_id)
+        if lane is None:
             raise BrokenInvariantError("S6", f"{claim_id} committed without the lease")
         if seen.version != before.version:
             raise BrokenInvariantError("S6", f"{claim_id} committed over a version unseen")
-        spot = (before.id, before.incarnation, before.lane.epoch)
+        spot = (before.id, before.incarnation, lane.number, lane.epoch)
         self._commits[spot] += 1
         if self._commits[spot] > 1:
-            raise BrokenInvariantError("S7", f"two commits of work item {spot[2]}")
+            raise BrokenInvariantError("S7", f"two commits of work item {lane.epoch}")
 
     def _indexed(self, after: SagaInstance) -> None:
         if (after.sweep_at is None) != (after.status in CLOSED):
@@ -170,22 +182,47 @@ class Judge:
             self._cancelled[after.id] = after.version
         if after.id in self._cancelled and after.status is SagaState.COMPLETED:
             raise BrokenInvariantError("S9", f"{after.id} was cancelled and is COMPLETED")
+        pivot = self.definitions[after.definition].pivot
+        turned = back and before.phase is Direction.FORWARD
+        if turned:
+            self._turned[after.id] = after.version
+        if turned and pivot is not None and before.steps[pivot].code is StepCode.DONE:
+            raise BrokenInvariantError("S14", f"{after.id} turned round past its pivot")
+
+    def _decided_once(self, after: SagaInstance) -> None:
+        """What a condition said stays said."""
+        for step in after.steps:
+            wanted = step.chosen
+            if not wanted and not (step.code is StepCode.SKIPPED and step.error is None):
+                continue
+            if self._chosen.setdefault((after.id, step.name), wanted) is not wanted:
+                raise BrokenInvariantError("S17", f"{step.name} was decided twice")
 
     def _in_order(self, after: SagaInstance) -> None:
         """Step i+1 starts only after i is done; undos run from the newest start down."""
-        if after.phase is Direction.FORWARD and after.lane.lease is not None:
-            behind = after.steps[: after.lane.index]
-            if any(s.code not in (StepCode.DONE, StepCode.SKIPPED) for s in behind):
-                raise BrokenInvariantError("S8", f"step {after.lane.index} before an earlier one")
+        for lane in after.open_lanes:
+            if lane.lease is None or after.direction(lane) is Direction.COMPENSATION:
+                continue
+            first = self._stage(after, lane.index)
+            if any(s.code not in (StepCode.DONE, StepCode.SKIPPED) for s in after.steps[:first]):
+                raise BrokenInvariantError("S8", f"step {lane.index} before an earlier one")
         if after.phase is Direction.COMPENSATION and after.live and after.lane.lease is not None:
-            here = after.steps[after.lane.index].order or 0
-            newer = [s for s in after.steps if (s.order or 0) > here]
+            if after.branches:
+                raise BrokenInvariantError("S8", "an undo while a branch is in flight")
+            starts = self._started[after.id]
+            here = starts.get(after.steps[after.lane.index].name, 0)
+            newer = [s for s in after.steps if starts.get(s.name, 0) > here]
             if any(
                 self._open(after, s.name)
                 for s in newer
                 if s.code in (StepCode.DONE, StepCode.UNKNOWN)
             ):
                 raise BrokenInvariantError("S8", "an older step is undone before a newer one")
+
+    def _stage(self, saga: SagaInstance, index: int) -> int:
+        """The place of the first step that begins together with this one."""
+        d = self.definitions[saga.definition]
+        return next(n for n in range(index + 1) if index in d.stage(n))
 
     def _open(self, saga: SagaInstance, step: str) -> bool:
         return self.definitions[saga.definition].step(step).compensatable
@@ -199,6 +236,10 @@ class Judge:
             acts, undos = self.world.acts[spot], self.world.undos[spot]
             if acts > 1 or undos > 1:
                 raise BrokenInvariantError("S1", f"{spot}: {acts} effects, {undos} undos")
+            if record.code is StepCode.SKIPPED and record.error is None:
+                if acts or undos:
+                    raise BrokenInvariantError("S17", f"{spot} was not wanted: {acts} effects")
+                continue
             if record.code is StepCode.SKIPPED:
                 continue  # a person vouches for it
             if saga.status is SagaState.COMPLETED and (acts, undos) != (1, 0):
@@ -214,12 +255,17 @@ class Judge:
         self._undone_in_order(saga)
 
     def _undone_in_order(self, saga: SagaInstance) -> None:
-        """Undos took effect in the reverse of the order of the effects."""
+        """Undos took effect in the reverse of the order of the effects.
+
+        Of steps that run side by side the order of the starts counts, which is
+        judged with each write.
+        """
         mine = [(s, d) for i, s, d in self.world.order if i == saga.id]
         acts = [s for s, d in mine if d is Direction.FORWARD]
         undos = [s for s, d in mine if d is Direction.COMPENSATION]
+        d = self.definitions[saga.definition]
         # Where a spent undo is passed over, it comes last, after a person's resume.
-        ranks = [acts.index(s) for s in undos if s not in self._spent[saga.id]]
+        ranks = [self._stage(saga, d.index(s)) for s in undos if s not in self._spent[saga.id]]
         if ranks != sorted(ranks, reverse=True):
             raise BrokenInvariantError("S8", f"done {acts}, undone {undos}")
 

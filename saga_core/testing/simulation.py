@@ -20,9 +20,11 @@ from saga_core.contexts import ContextCodec, StandardContextCodec
 from saga_core.definition import SagaDefinition
 from saga_core.effects import (
     Call,
+    CheckContext,
     Claim,
     Commit,
     Create,
+    Decide,
     Effect,
     Ended,
     Find,
@@ -37,10 +39,10 @@ from saga_core.effects import (
     Unavailable,
 )
 from saga_core.errors import IllegalEventError, ItemTooLargeError, StoreError
-from saga_core.events import Request
-from saga_core.identity import SHARDS, input_fingerprint, saga_id_for
+from saga_core.events import AnswerGiven, HeartbeatReceived, Request
+from saga_core.identity import SHARDS, input_fingerprint, parse_token, saga_id_for
 from saga_core.instance import Key, SagaInstance
-from saga_core.invoke import invoke
+from saga_core.invoke import decide, invoke
 from saga_core.memory import InMemorySagaStore
 from saga_core.outcome import InDoubt, StepError
 from saga_core.ports import Refused, Written
@@ -54,6 +56,7 @@ from saga_core.turn import (
     Starting,
     Verdict,
     WorkMessage,
+    answer,
     request,
     revive,
     start,
@@ -95,7 +98,7 @@ class Fault(StrEnum):
 def faults_for(effect: Effect[object]) -> tuple[Fault, ...]:
     """What can go wrong with this effect."""
     match effect:
-        case Pause() | Postpone():
+        case Pause() | Postpone() | Decide() | CheckContext():
             return (Fault.CRASH_BEFORE,)
         case Find():
             return (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.REFUSE, Fault.STALL)
@@ -236,11 +239,12 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A person's request, made again until it is answered."""
+    """A person's request, made again until it is answered; with a token, an answer."""
 
     at: int
     key: Key
     event: Callable[[int], Request]
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +287,7 @@ class Simulation:
     sends: Counter[int] = field(default_factory=Counter)
     writes: int = 0
     most_letters: int = 0
+    known: dict[str, SagaDefinition] = field(default_factory=dict)  # by ref, deployed or not
     invocations: int = 0
     _committed: dict[Key, int] = field(default_factory=dict)  # by which process, last
     _ids: int = 0
@@ -305,7 +310,9 @@ class Simulation:
             input_fingerprint=input_fingerprint(definition.name, text),
             context=text,
             at=self.now,
+            secret=f"{self._id():032x}",
         )
+        self.known[definition.ref] = definition
         self._clients.append((self.now, new))
         return new.id
 
@@ -314,6 +321,17 @@ class Simulation:
     ) -> None:
         """Send a request at a time: ``event`` is given the moment."""
         self.requests.append(Asked(at, Key(tenant, saga_id), event))
+
+    def tell(
+        self,
+        at: int,
+        token: str,
+        event: Callable[[int], AnswerGiven | HeartbeatReceived],
+        *,
+        tenant: str = TENANT,
+    ) -> None:
+        """Answer for a step at a time: ``event`` is given the moment."""
+        self.requests.append(Asked(at, Key(tenant, parse_token(token)[0]), event, token))
 
     def deploy(self, at: int, definitions: dict[str, SagaDefinition]) -> None:
         """From then on these are what workers can run."""
@@ -420,7 +438,7 @@ class Simulation:
         definition = self.definitions.get(message.definition)
         turn: Turn[object]
         if queue is self.queue:
-            turn = work(message, delivery, definition)
+            turn = work(message, delivery, self.definitions.get)
         else:
             turn = revive(message, delivery, self.definitions.get)
         kind = "work" if queue is self.queue else "revive"
@@ -451,16 +469,24 @@ class Simulation:
                     process.again()
             if isinstance(result, Answered):
                 self.seen[f"request {result.answer.value}"] += 1
+                if result.reason is not None:
+                    self.seen[f"request {result.reason.value}"] += 1
                 if result.answer in (Answer.UNAVAILABLE, Answer.NOT_FOUND):
                     process.again()
-        if acknowledge and self.sends[process.id] > 1:
-            raise BrokenInvariantError("S11", f"{process.kind} {process.id} sent two messages")
+        if acknowledge and self.sends[process.id] > self._lanes():
+            n = self.sends[process.id]
+            raise BrokenInvariantError("S11", f"{process.kind} {process.id} sent {n} messages")
         if process.letter is None or process.queue is None or not acknowledge:
             return
         if process.letter in process.queue:
             process.queue.remove(process.letter)
             if self.faulty and self.chooser.happens(self.profile.undelete, "delete lost"):
                 process.queue.append(process.letter)
+
+    def _lanes(self) -> int:
+        """The most lanes that a saga has open at once: an invocation announces each once."""
+        stages = (d.stage(n) for d in self.known.values() for n in range(len(d.steps)))
+        return max((len(stage) for stage in stages), default=1)
 
     def _recognises_itself(self, process: Process, result: Decision) -> None:
         """Whoever wrote last is not fenced off: the other it sees is itself."""
@@ -572,7 +598,7 @@ class Simulation:
 
     def _do(self, process: Process, effect: Effect[object]) -> object:
         match effect:
-            case Claim(key, epoch, definition, claim_id, at, until):
+            case Claim(key, epoch, definition, claim_id, at, until, branch):
                 return self._write(
                     process,
                     effect,
@@ -584,8 +610,13 @@ class Simulation:
                         claim_id=claim_id,
                         now=at,
                         until=until,
+                        branch=branch,
                     ),
                 )
+            case Decide():
+                return decide(effect, self.codec)
+            case CheckContext():
+                return ()  # the worlds of the simulation have no types
             case Call():
                 outcome = invoke(self._definition_of(process), effect, self.codec, wait_for)
                 self.now += 50
@@ -601,12 +632,14 @@ class Simulation:
                 return self._write(
                     process, effect, instance.key, lambda: self.store.create(instance)
                 )
-            case Redispatch(instance, nudge_id, at):
+            case Redispatch(instance, nudge_id, at, branch):
                 return self._write(
                     process,
                     effect,
                     instance.key,
-                    lambda: self.store.redispatch(instance, nudge_id=nudge_id, now=at),
+                    lambda: self.store.redispatch(
+                        instance, nudge_id=nudge_id, now=at, branch=branch
+                    ),
                 )
             case Record(before, after):
                 return self._write(
@@ -618,9 +651,10 @@ class Simulation:
                 )
             case Find(key, at):
                 return self.store.find(key, at)
-            case Send(instance, delay_ms, reason):
+            case Send(instance, delay_ms, reason, branch):
+                lane = instance.open_lane(branch) or instance.lane
                 message = WorkMessage(
-                    instance.key, instance.lane.epoch, instance.definition, reason, "sim"
+                    instance.key, lane.epoch, instance.definition, reason, "sim", branch
                 )
                 self.sends[process.id] += 1
                 self._send(message, delay_ms)
@@ -676,19 +710,28 @@ class Simulation:
     def _start(self, client: tuple[int, SagaInstance]) -> None:
         self._clients.remove(client)
         again = (self.now + TRY_AGAIN_MS, client[1])
-        process = self._spawn("start", start(client[1], ends_at=self.now + FUNCTION_MS))
+        new, definition = client[1], self.known[client[1].definition]
+        process = self._spawn("start", start(new, definition, ends_at=self.now + FUNCTION_MS))
         process.again = lambda: self._clients.append(again)
 
     def _ask(self, item: Asked) -> None:
         self.requests.remove(item)
         again = replace(item, at=self.now + TRY_AGAIN_MS)
-        turn = request(
-            item.key,
-            item.event(self.now),
-            self.definitions.get,
-            nudge_id=f"n{self._id()}",
-            ends_at=self.now + FUNCTION_MS,
-        )
+        event, nudge_id = item.event(self.now), f"n{self._id()}"
+        ends_at = self.now + FUNCTION_MS
+        if item.token is not None and isinstance(event, AnswerGiven | HeartbeatReceived):
+            turn = answer(
+                item.key,
+                item.token,
+                event,
+                self.definitions.get,
+                nudge_id=nudge_id,
+                ends_at=ends_at,
+            )
+        else:
+            turn = request(
+                item.key, event, self.definitions.get, nudge_id=nudge_id, ends_at=ends_at
+            )
         process = self._spawn("request", turn)
         process.again = lambda: self.requests.append(again)
 
@@ -718,10 +761,11 @@ def _resumed(effect: Effect[object], turn: Turn[object]) -> Turn[object]:
         reply = yield effect
 
 
-def wait_for(awaitable: Awaitable[object]) -> object:
-    """Finish what an async handler returned."""
+def wait_for(awaitable: Awaitable[object], seconds: float | None = None) -> object:
+    """Finish what an async handler returned, in so many seconds."""
 
     async def finish() -> object:
-        return await awaitable
+        async with asyncio.timeout(seconds):
+            return await awaitable
 
     return asyncio.run(finish())

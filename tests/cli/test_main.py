@@ -14,7 +14,7 @@ from saga_cli.problems import Exit
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "demo local start get list resume cancel skip lint diagram".split()  # noqa: SIM905 - as typed
+    "demo local start get list resume cancel skip answer guard lint diagram".split()  # noqa: SIM905 - as typed
 )
 
 
@@ -39,7 +39,7 @@ def test_every_command_tells_its_exit_status(saga, command):
         (),
         ("nonsense",),
         ("get",),
-        ("skip", "id"),
+        ("skip", "answer", "guard", "id"),
         ("list", "--limit", "0"),
         ("list", "--limit", "101"),
         ("list", "--limit", "ten"),

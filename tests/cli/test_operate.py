@@ -189,3 +189,65 @@ def test_a_stack_is_found_by_its_outputs(saga, stack, failed):
     unknown = saga("get", failed, "--stack", "yours", "--region", "us-east-1")
     assert unknown.exit == Exit.NOT_FOUND
     assert "yours" in unknown.err
+
+
+# -- answer ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(stack, the_world):
+    """A purchase that waits for its manager, and the manager's token."""
+    stack.deploy("examples.purchase:purchase")
+    body = {"sku": "teapot", "amount": 900}
+    saga_id = stack.http("POST", "/sagas/purchase", body, key="k").body["id"]
+    while not the_world.mail:
+        stack.step() or stack.leap()
+    while stack.step() is not None:
+        pass
+    return saga_id, next(iter(the_world.mail.values()))
+
+
+PURCHASE = ["--definitions", "examples.purchase:purchase"]
+
+
+def test_an_answer_lets_the_saga_go_on(saga, stack, here, asking):
+    saga_id, token = asking
+    ran = saga("answer", token, "--context", '{"approved_by": "ann"}', *PURCHASE, *here)
+    assert ran.exit == Exit.OK
+    stack.run_until_quiet()
+    assert stack.saga(saga_id).state is SagaState.COMPLETED
+    again = saga("answer", token, "--failed", "no", *PURCHASE, *here)
+    assert again.exit == Exit.NOT_ALLOWED
+    assert "answered before, and otherwise" in again.err
+
+
+def test_an_answer_may_be_no(saga, stack, here, asking):
+    saga_id, token = asking
+    assert saga("answer", token, "--failed", "too dear", *PURCHASE, *here).exit == Exit.OK
+    stack.run_until_quiet()
+    assert stack.saga(saga_id).state is SagaState.COMPENSATED
+
+
+def test_a_heartbeat_says_that_it_takes_longer(saga, stack, here, asking):
+    saga_id, token = asking
+    before = stack.saga(saga_id).lane.due_at
+    assert saga("answer", token, "--heartbeat", *PURCHASE, *here).exit == Exit.OK
+    assert stack.saga(saga_id).lane.due_at >= before
+    assert stack.saga(saga_id).state is SagaState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_"),
+    [
+        (["nonsense"], Exit.NOT_FOUND),
+        (["TOKEN", "--context", "{"], Exit.USAGE),
+        (["TOKEN", "--context", '{"amount": "much"}'], Exit.USAGE),
+    ],
+    ids=["no token", "no JSON", "no context"],
+)
+def test_an_answer_that_cannot_be_taken_says_why(saga, here, asking, words, exit_):
+    token = asking[1]
+    ran = saga("answer", *(token if w == "TOKEN" else w for w in words), *PURCHASE, *here)
+    assert ran.exit == exit_
+    assert ran.err.startswith("saga: ")
+    assert token not in ran.err

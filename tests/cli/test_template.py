@@ -137,6 +137,7 @@ def test_the_project_s_template_is_wired_as_the_design_says():
     assert {f"{r.method} {r.path}" for r in routes(template)} == {
         "GET /sagas",
         "GET /sagas/{id}",
+        "POST /answers/{token}",
         "POST /sagas/{id}/cancel",
         "POST /sagas/{id}/resume",
         "POST /sagas/{id}/skip",

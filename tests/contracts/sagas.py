@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from saga_core.definition import Handler, SagaDefinition, StepDefinition
 from saga_core.events import (
+    AnswerGiven,
     CancelRequested,
     Claimed,
     CompensationFailed,
@@ -19,11 +20,13 @@ from saga_core.events import (
 from saga_core.instance import SagaInstance, SagaState
 from saga_core.outcome import StepError
 from saga_core.ports import ITEM_BUDGET
+from saga_core.retry import RetryPolicy
 from saga_core.transition import Moved, apply, create
 from tests.fakes.clock import T0
 
 BOOM = StepError("Boom", "it broke")
 LEASE_MS = 35_000
+TWICE = RetryPolicy(max_attempts=2)
 
 
 def nothing(ctx: object) -> None:
@@ -43,6 +46,30 @@ def definition(name: str = "order", *, steps: int = 3) -> SagaDefinition:
 
 
 ORDER = definition()
+
+
+def grouped(size: int = 2, *, name: str = "grouped") -> SagaDefinition:
+    """A saga that begins with a group of so many steps, and has one more step after it."""
+    handler = Handler.of(nothing)
+    return SagaDefinition(
+        name=name,
+        steps=(
+            *(
+                StepDefinition(
+                    name=f"branch{n}",
+                    execute=handler,
+                    compensate=handler,
+                    group="both",
+                    retry=TWICE,
+                )
+                for n in range(size)
+            ),
+            StepDefinition(name="last", execute=handler, compensate=handler),
+        ),
+    )
+
+
+GROUPED = grouped()
 
 
 def new(
@@ -76,35 +103,66 @@ def after(instance: SagaInstance, *events: Event, saga: SagaDefinition = ORDER) 
 
 
 def claimed(
-    instance: SagaInstance, claim_id: str = "c1", *, at: int = T0, until: int | None = None
+    instance: SagaInstance,
+    claim_id: str = "c1",
+    *,
+    at: int = T0,
+    until: int | None = None,
+    branch: int | None = None,
 ) -> SagaInstance:
     """The saga with an attempt in flight."""
+    lane = instance.open_lane(branch)
+    assert lane is not None
     event = Claimed(
         claim_id=claim_id,
-        epoch=instance.lane.epoch,
+        epoch=lane.epoch,
         definition=instance.definition,
         until=at + LEASE_MS if until is None else until,
         at=at,
+        branch=branch,
     )
     return after(instance, event)
 
 
 def succeeded(
-    instance: SagaInstance, claim_id: str = "c1", *, context: str = '{"a":1}', at: int = T0
+    instance: SagaInstance,
+    claim_id: str = "c1",
+    *,
+    context: str = '{"a":1}',
+    at: int = T0,
+    saga: SagaDefinition = ORDER,
 ) -> SagaInstance:
     """The saga after its attempt in flight has succeeded."""
-    return after(instance, StepSucceeded(claim_id=claim_id, context=context, at=at))
+    event = StepSucceeded(claim_id=claim_id, context=context, at=at)
+    return after(instance, event, saga=saga)
 
 
-def failed(instance: SagaInstance, claim_id: str = "c1", *, at: int = T0) -> SagaInstance:
-    """The saga after its attempt in flight has failed for good."""
-    event = StepFailed(claim_id=claim_id, error=BOOM, fatal=True, jitter=0.0, at=at)
-    return after(instance, event)
+def failed(
+    instance: SagaInstance,
+    claim_id: str = "c1",
+    *,
+    at: int = T0,
+    fatal: bool = True,
+    saga: SagaDefinition = ORDER,
+) -> SagaInstance:
+    """The saga after its attempt in flight has failed, for good unless it is said otherwise."""
+    event = StepFailed(claim_id=claim_id, error=BOOM, fatal=fatal, jitter=0.0, at=at)
+    return after(instance, event, saga=saga)
 
 
-def cancelled(instance: SagaInstance, *, at: int = T0) -> SagaInstance:
+def cancelled(
+    instance: SagaInstance, *, at: int = T0, saga: SagaDefinition = ORDER
+) -> SagaInstance:
     """The saga after somebody has asked for its roll-back."""
-    return after(instance, CancelRequested(by="someone", at=at))
+    return after(instance, CancelRequested(by="someone", at=at), saga=saga)
+
+
+def answered(
+    instance: SagaInstance, step: str, fields: str = "{}", *, saga: SagaDefinition = GROUPED
+) -> SagaInstance:
+    """The saga after somebody outside has said that the step is done."""
+    event = AnswerGiven(step=step, ok=True, by="ann", fields=fields, at=T0)
+    return after(instance, event, saga=saga)
 
 
 def completed(instance: SagaInstance, *, at: int = T0) -> SagaInstance:

@@ -23,22 +23,27 @@ from hypothesis.stateful import (
 
 from saga_core.errors import IllegalEventError, SagaError
 from saga_core.events import (
+    AnswerGiven,
     CancelRequested,
     CompensationFailed,
     CompensationSucceeded,
     DeliveryExhausted,
     Event,
+    HeartbeatReceived,
     ResumeRequested,
+    StepAwaits,
     StepFailed,
     StepInDoubt,
     StepSucceeded,
+    Withheld,
+    Withhold,
 )
 from saga_core.identity import shard_of
 from saga_core.instance import Key, SagaInstance
 from saga_core.ports import Refused, Written
-from saga_core.transition import Moved, apply, delivery_exhausted, swept
+from saga_core.transition import Moved, apply, delivery_exhausted, guard_lane, swept
 from tests.contracts.harness import Dynamo, Memory, StoreUnderTest, dynamo, memory
-from tests.contracts.sagas import BOOM, LEASE_MS, ORDER, new
+from tests.contracts.sagas import BOOM, GROUPED, LEASE_MS, ORDER, new
 from tests.fakes.aws import LocalAws
 from tests.fakes.clock import T0
 
@@ -46,7 +51,10 @@ KEY = Key("default", "s1")
 
 # Milliseconds; around every boundary that a condition has.
 STEPS = st.sampled_from([1, 999, 1_000, 1_001, 29_999, 30_000, LEASE_MS, LEASE_MS + 1, 60_000])
-RESULTS = ("succeeded", "failed", "in_doubt", "undone", "undo_failed")
+RESULTS = ("succeeded", "failed", "in_doubt", "awaits", "withheld", "undone", "undo_failed")
+SAGAS = {saga.ref: saga for saga in (ORDER, GROUPED)}
+# Which of the lanes a mover means: of those that it knows, or by number whatever is there.
+LANES = st.sampled_from([None, 0, 1, 2, 3])
 
 
 class SameAnswers(RuleBasedStateMachine):
@@ -96,36 +104,52 @@ class SameAnswers(RuleBasedStateMachine):
 
     # -- moves -------------------------------------------------------------------
 
-    @rule(target=seen, context=st.sampled_from(['{"a":1}', '{"b":2}']))
-    def create(self, context: str) -> SagaInstance:
-        instance = new(at=self.now, context=context)
+    @rule(target=seen, context=st.sampled_from(['{"a":1}', '{"b":2}']), grouped=st.booleans())
+    def create(self, context: str, grouped: bool) -> SagaInstance:  # noqa: FBT001 - drawn
+        instance = new(at=self.now, context=context, saga=GROUPED if grouped else ORDER)
         return self.learnt(self.both(lambda s: s.store.create(instance)))
 
     @rule(target=seen)
     def find(self) -> SagaInstance:
         return self.learnt(self.both(lambda s: s.store.find(KEY, self.now)))
 
-    @rule(target=seen, known=seen)
-    def claim(self, known: SagaInstance) -> SagaInstance:
+    @rule(target=seen, known=seen, data=st.data())
+    def claim_what_is_open(self, known: SagaInstance, data: st.DataObject) -> SagaInstance:
+        lane = data.draw(st.sampled_from(known.open_lanes))
+        return self.claimed(known, lane.number, lane.epoch)
+
+    @rule(target=seen, known=seen, branch=LANES)
+    def claim(self, known: SagaInstance, branch: int | None) -> SagaInstance:
+        return self.claimed(known, branch, guard_lane(known, branch).epoch)
+
+    def claimed(self, known: SagaInstance, branch: int | None, epoch: int) -> SagaInstance:
         claim_id, now = self.fresh(), self.now
         return self.learnt(
             self.both(
                 lambda s: s.store.claim(
                     KEY,
-                    epoch=known.lane.epoch,
+                    epoch=epoch,
                     definition=known.definition,
                     claim_id=claim_id,
                     now=now,
                     until=now + LEASE_MS,
+                    branch=branch,
                 )
             )
         )
 
-    @rule(target=seen, known=seen, result=st.sampled_from(RESULTS), fatal=st.booleans())
-    def commit(self, known: SagaInstance, result: str, fatal: bool) -> SagaInstance:  # noqa: FBT001 - drawn
-        if known.lane.lease is None:
+    @rule(
+        target=seen,
+        known=seen,
+        result=st.sampled_from(RESULTS),
+        fatal=st.booleans(),
+        first=st.booleans(),
+    )
+    def commit(self, known: SagaInstance, result: str, fatal: bool, first: bool) -> SagaInstance:  # noqa: FBT001 - drawn
+        held = [n.lease for n in known.open_lanes if n.lease is not None]
+        if not held:
             return known
-        claim_id = known.lane.lease.id
+        claim_id = held[0 if first else -1].id
         then = self.moved(known, self.event(result, claim_id, fatal=fatal))
         if then is None:
             return known
@@ -139,24 +163,44 @@ class SameAnswers(RuleBasedStateMachine):
             return known
         return self.learnt(self.both(lambda s: s.store.record(known, then)))
 
-    @rule(target=seen, known=seen)
-    def dead_letter(self, known: SagaInstance) -> SagaInstance:
+    @rule(target=seen, known=seen, step=st.integers(0, 2), ok=st.booleans())
+    def answer(self, known: SagaInstance, step: int, ok: bool) -> SagaInstance:  # noqa: FBT001 - drawn
+        name, fields = known.steps[step].name, '{"answered":1}' if ok else "{}"
+        event = AnswerGiven(step=name, ok=ok, by="ann", at=self.now, fields=fields)
+        then = self.moved(known, event)
+        if then is None:
+            return known
+        return self.learnt(self.both(lambda s: s.store.record(known, then)))
+
+    @rule(target=seen, known=seen, step=st.integers(0, 2))
+    def heartbeat(self, known: SagaInstance, step: int) -> SagaInstance:
+        event = HeartbeatReceived(step=known.steps[step].name, by="ann", at=self.now)
+        then = self.moved(known, event)
+        if then is None:
+            return known
+        return self.learnt(self.both(lambda s: s.store.record(known, then)))
+
+    @rule(target=seen, known=seen, branch=LANES)
+    def dead_letter(self, known: SagaInstance, branch: int | None) -> SagaInstance:
         event = DeliveryExhausted(
-            epoch=known.lane.epoch,
+            epoch=guard_lane(known, branch).epoch,
             definition=known.definition,
             nudge_id=self.fresh(),
             error=BOOM,
             at=self.now,
+            branch=branch,
         )
         outcome = delivery_exhausted(known, event)
         if not isinstance(outcome, Moved):
             return known
         return self.learnt(self.both(lambda s: s.store.record(known, outcome.instance)))
 
-    @rule(target=seen, known=seen)
-    def redispatch(self, known: SagaInstance) -> SagaInstance:
+    @rule(target=seen, known=seen, branch=LANES)
+    def redispatch(self, known: SagaInstance, branch: int | None) -> SagaInstance:
         nudge_id, now = self.fresh(), self.now
-        ask = lambda s: s.store.redispatch(known, nudge_id=nudge_id, now=now)  # noqa: E731
+        ask: Callable[[StoreUnderTest], object] = lambda s: s.store.redispatch(  # noqa: E731
+            known, nudge_id=nudge_id, now=now, branch=branch
+        )
         return self.learnt(self.both(ask))
 
     @rule(target=seen, known=seen)
@@ -219,6 +263,12 @@ class SameAnswers(RuleBasedStateMachine):
                 return StepFailed(fatal=fatal, **failure)
             case "in_doubt":
                 return StepInDoubt(final=fatal, **failure)
+            case "awaits":
+                wait = 60_000
+                return StepAwaits(claim_id=claim_id, context=context, timeout_ms=wait, at=at)
+            case "withheld":
+                reason = Withhold.LOST if fatal else Withhold.DEADLINE
+                return Withheld(claim_id=claim_id, reason=reason, at=at)
             case "undone":
                 return CompensationSucceeded(claim_id=claim_id, context=context, at=at)
             case _:
@@ -226,7 +276,7 @@ class SameAnswers(RuleBasedStateMachine):
 
     def moved(self, known: SagaInstance, event: Event) -> SagaInstance | None:
         try:
-            outcome = apply(ORDER, known, event)
+            outcome = apply(SAGAS[known.definition], known, event)
         except IllegalEventError:
             return None
         return outcome.instance if isinstance(outcome, Moved) else None

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TypeVar, cast
 
+from saga_core.contexts import ContextCodec, StandardContextCodec
 from saga_core.definition import SagaDefinition
 from saga_core.effects import (
     Call,
+    CheckContext,
     Claim,
     Commit,
     Create,
+    Decide,
     Effect,
     Ended,
     Find,
@@ -34,6 +37,7 @@ from saga_core.effects import (
 from saga_core.errors import ItemTooLargeError, StoreError
 from saga_core.events import Request
 from saga_core.instance import SagaInstance
+from saga_core.invoke import decide
 from saga_core.memory import InMemorySagaStore
 from saga_core.outcome import Done, Outcome
 from saga_core.ports import WriteResult
@@ -115,6 +119,8 @@ class World:
     faults: dict[str, list[StoreError | None]] = field(default_factory=dict)
     before: dict[str, Callable[[], object]] = field(default_factory=dict)
     queue_refuses: bool = False
+    codec: ContextCodec = field(default_factory=StandardContextCodec)
+    faults_of_contexts: tuple[tuple[str, str], ...] = ()
     postponed: int | None = None
     ids: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -123,7 +129,7 @@ class World:
     def start(self, *, incarnation: str = "abcd1234") -> Started:
         """Start the saga ``s1``."""
         fresh = replace(new(self.definition, at=self.now), incarnation=incarnation)
-        return self.run(start(fresh, ends_at=self.now + WORKER_MS))
+        return self.run(start(fresh, self.definition, ends_at=self.now + WORKER_MS))
 
     def ask(self, event: Request) -> Answered:
         """Cancel, resume or skip."""
@@ -159,7 +165,7 @@ class World:
 
     def working(self, message: WorkMessage) -> Turn[Decision]:
         """The turn that a worker makes of a message."""
-        return work(message, self.delivery(), self.lookup(message.definition))
+        return work(message, self.delivery(), self.lookup)
 
     def reviving(self, message: WorkMessage) -> Turn[Decision]:
         """The turn that the dead letters make of a message."""
@@ -206,11 +212,12 @@ class World:
             decisions.append(self.deliver() if self.queue else self.bury())
         return decisions
 
-    def message(self, *, epoch: int | None = None) -> WorkMessage:
+    def message(self, *, epoch: int | None = None, branch: int | None = None) -> WorkMessage:
         """A message of the saga's current work item, or of another."""
         i = self.saga
+        lane = i.open_lane(branch) or i.lane
         return WorkMessage(
-            i.key, i.lane.epoch if epoch is None else epoch, i.definition, "test", "x"
+            i.key, lane.epoch if epoch is None else epoch, i.definition, "test", "x", branch
         )
 
     # -- performing effects -----------------------------------------------------------
@@ -246,11 +253,13 @@ class World:
                 left = self.outcomes.get(f"{step}:{direction}")
                 outcome = left.pop(0) if left else Done(effect.context)
                 return Ended(outcome, self.now, 0.5)
-            case Send(instance, delay_ms, reason):
+            case Send(instance, delay_ms, reason, branch):
                 if self.queue_refuses:
                     return False
+                lane = instance.open_lane(branch)
+                assert lane is not None, f"nothing to announce of {branch}"
                 message = WorkMessage(
-                    instance.key, instance.lane.epoch, instance.definition, reason, "x"
+                    instance.key, lane.epoch, instance.definition, reason, "x", branch
                 )
                 self.queue.append(Envelope(self.now + delay_ms, message))
                 return True
@@ -260,6 +269,10 @@ class World:
             case Pause(delay_ms):
                 self.now += delay_ms
                 return self.now
+            case Decide():
+                return decide(effect, self.codec)
+            case CheckContext():
+                return self.faults_of_contexts
             case Find(key, at):
                 return self._faulty(name, lambda: self.store.find(key, at))
             case _:
@@ -284,14 +297,20 @@ class World:
         match effect:
             case Create(instance):
                 return self.store.create(instance)
-            case Claim(key, epoch, definition, claim_id, at, until):
+            case Claim(key, epoch, definition, claim_id, at, until, branch):
                 return self.store.claim(
-                    key, epoch=epoch, definition=definition, claim_id=claim_id, now=at, until=until
+                    key,
+                    epoch=epoch,
+                    definition=definition,
+                    claim_id=claim_id,
+                    now=at,
+                    until=until,
+                    branch=branch,
                 )
             case Commit(before, after, claim_id):
                 return self.store.commit(before, after, claim_id=claim_id)
-            case Redispatch(instance, nudge_id, at):
-                return self.store.redispatch(instance, nudge_id=nudge_id, now=at)
+            case Redispatch(instance, nudge_id, at, branch):
+                return self.store.redispatch(instance, nudge_id=nudge_id, now=at, branch=branch)
             case Record(before, after):
                 return self.store.record(before, after)
             case MarkSwept(before, after):

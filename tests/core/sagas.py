@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypedDict, Unpack
 
-from saga_core.definition import Handler, OnCompensationFailure, SagaDefinition, StepDefinition
+from saga_core.definition import (
+    Handler,
+    OnCompensationFailure,
+    Retention,
+    SagaDefinition,
+    StepDefinition,
+)
 from saga_core.errors import IllegalEventError
 from saga_core.events import (
     CancelRequested,
@@ -41,6 +47,11 @@ class StepOptions(TypedDict, total=False):
     compensatable: bool
     retry: RetryPolicy
     compensation_retry: RetryPolicy
+    pivot: bool
+    group: str
+    when: Handler
+    delay: timedelta
+    timeout: timedelta
 
 
 class SagaOptions(TypedDict, total=False):
@@ -50,7 +61,7 @@ class SagaOptions(TypedDict, total=False):
     timeout: timedelta
     context_type: type | None
     on_compensation_failure: OnCompensationFailure
-    retention: timedelta
+    retention: timedelta | Retention
 
 
 def nothing(ctx: object) -> None:

@@ -192,7 +192,8 @@ def test_the_loop_guard_is_beyond_every_honest_schedule():
     one = RetryPolicy(max_attempts=2, max_lost=5)
     other = RetryPolicy(max_attempts=7, max_lost=11)
     definition = saga(step("a", retry=one, compensation_retry=other), step("b", retry=other))
-    defaults = COMPENSATION_DEFAULT.max_attempts + COMPENSATION_DEFAULT.max_lost
+    defaults = 3 + COMPENSATION_DEFAULT.max_lost
+    assert COMPENSATION_DEFAULT.max_attempts == 3
     assert definition.hop_max == 2 * (7 + 18 + 18 + defaults) + HOP_SLACK
     assert HOP_SLACK == 50
 
@@ -374,6 +375,44 @@ def test_an_object_may_state_its_options():
     assert (built.fatal_on, built.in_doubt_on) == ((KeyError,), (ValueError,))
 
 
+def rich(ctx: object) -> bool:
+    return True
+
+
+def poor(ctx: object) -> bool:
+    return False
+
+
+INNER, OTHER = saga("x", name="inner"), saga("y", name="other")
+LONGER = timedelta(seconds=30)
+FLOW: list[tuple[str, object, object]] = [
+    ("pivot", True, False),
+    ("group", "g", "h"),
+    ("delay", LONGER, timedelta(0)),
+    ("timeout", LONGER, timedelta(seconds=1)),
+    ("child", INNER, OTHER),
+    ("into", "found", "other"),
+]
+
+
+@pytest.mark.parametrize(("name", "stated", "given"), FLOW, ids=[f[0] for f in FLOW])
+def test_an_object_may_state_its_part_in_the_flow_and_what_is_given_beats_it(name, stated, given):
+    plain = step_from_object(Note())
+    assert getattr(plain, name) == {"delay": timedelta(0), "pivot": False}.get(name)
+    stating = type("Stating", (Note,), {name: stated})()
+    assert getattr(step_from_object(stating), name) == stated
+    assert getattr(step_from_object(stating, **{name: given}), name) == given
+    assert getattr(step_from_object(Note(), **{name: stated}), name) == stated
+
+
+def test_an_object_may_state_its_condition():
+    assert step_from_object(Note()).when is None
+    stating = type("Stating", (Note,), {"when": staticmethod(rich)})()
+    assert step_from_object(stating).when == Handler.of(rich)
+    assert step_from_object(stating, when=poor).when == Handler.of(poor)
+    assert step_from_object(Note(), when=rich).when == Handler.of(rich)
+
+
 def test_what_is_given_beats_what_the_object_states():
     built = step_from_object(
         Careful(),
@@ -421,6 +460,8 @@ def test_a_step_definition_is_a_step_already():
         {"compensation_retry": TWICE},
         {"fatal_on": ()},
         {"in_doubt_on": ()},
+        {"when": poor},
+        *({name: given} for name, _, given in FLOW),
     ],
     ids=lambda option: next(iter(option)),
 )

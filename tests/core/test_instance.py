@@ -137,13 +137,18 @@ def test_a_step_is_pending_running_and_completed():
     assert w.i.step_results[0] == StepResult(
         name="a", status=StepStatus.COMPLETED, attempts=1, started_at=T0, ended_at=T0 + 5
     )
-    assert w.i.step_results[1] == StepResult(name="b", status=StepStatus.PENDING)
+    assert w.i.step_results[1] == StepResult(name="b", status=StepStatus.PENDING, due_at=T0 + 5)
 
 
 def test_a_step_that_is_to_be_tried_again_is_running_with_its_error():
     w = walk(step("a", retry=AGAIN)).claim().fail()
     assert w.i.step_results[0] == StepResult(
-        name="a", status=StepStatus.RUNNING, attempts=1, started_at=T0, error=BOOM
+        name="a",
+        status=StepStatus.RUNNING,
+        attempts=1,
+        started_at=T0,
+        error=BOOM,
+        due_at=w.i.lane.due_at,
     )
     assert w.claim().i.step_results[0].attempts == 2
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,12 +10,12 @@ import pytest
 from saga_core.calls import Direction, StepCall
 from saga_core.contexts import StandardContextCodec
 from saga_core.definition import Function, Handler, SagaDefinition, StepDefinition
-from saga_core.effects import Call
+from saga_core.effects import Call, Decide
 from saga_core.errors import IllegalEventError
-from saga_core.invoke import invoke, invoke_async
+from saga_core.invoke import decide, invoke, invoke_async
 from saga_core.outcome import Done, Failed, Fatal, InDoubt, Outcome, StepError
 from tests.core.inprocess import Killed
-from tests.core.sagas import nothing
+from tests.core.sagas import nothing, saga, step
 
 CODEC = StandardContextCodec()
 FORWARD, BACK = Direction.FORWARD, Direction.COMPENSATION
@@ -39,11 +39,13 @@ def call(direction: Direction = FORWARD, context: str = "{}") -> Call:
     )
 
 
-def wait(awaitable: Awaitable[object]) -> object:
-    async def finish() -> object:
+async def within(awaitable: Awaitable[object], seconds: float | None) -> object:
+    async with asyncio.timeout(seconds):
         return await awaitable
 
-    return asyncio.run(finish())
+
+def wait(awaitable: Awaitable[object], seconds: float | None) -> object:
+    return asyncio.run(within(awaitable, seconds))
 
 
 def both(
@@ -64,7 +66,7 @@ def both(
     definition = SagaDefinition(name="order", steps=(a,), context_type=context_type)
     effect = call(direction, context)
     one = invoke(definition, effect, CODEC, wait)
-    other = asyncio.run(invoke_async(definition, effect, CODEC))
+    other = asyncio.run(invoke_async(definition, effect, CODEC, within))
     assert one == other
     return one
 
@@ -141,7 +143,7 @@ def test_a_kill_is_no_outcome(kill):
     definition = SagaDefinition(name="order", steps=(a,))
     with pytest.raises(kill):
         invoke(definition, call(), CODEC, wait)
-    coroutine = invoke_async(definition, call(), CODEC)
+    coroutine = invoke_async(definition, call(), CODEC, within)
     with pytest.raises(kill):
         coroutine.send(None)
 
@@ -201,3 +203,58 @@ def test_a_step_without_compensation_is_never_asked_to_undo():
     definition = SagaDefinition(name="order", steps=(a,))
     with pytest.raises(IllegalEventError, match=r"^step a has no compensation$"):
         invoke(definition, call(BACK), CODEC, wait)
+
+
+def test_a_condition_is_asked_with_the_context_in_its_type_and_what_it_gives_is_its_truth():
+    asked = step("a", when=Handler.of(lambda ctx: ctx.sku))
+    definition = SagaDefinition(name="order", steps=(asked,), context_type=Order)
+    for context, chosen in (('{"sku":"tea"}', True), ('{"sku":""}', False)):
+        assert decide(Decide(definition, ("a",), context), CODEC) == {"a": chosen}
+
+
+def test_a_condition_that_raises_says_what():
+    definition = saga(step("a", when=Handler.of(lambda ctx: ctx["absent"])))
+    found = decide(Decide(definition, ("a",), "{}"), CODEC)
+    assert found == {"a": StepError("KeyError", "'absent'")}
+
+
+def test_a_step_without_a_condition_is_never_asked_for_one():
+    with pytest.raises(IllegalEventError, match=r"^step a has no condition$"):
+        decide(Decide(saga("a"), ("a",), "{}"), CODEC)
+
+
+def test_the_input_of_a_child_that_its_type_refuses_is_a_failure_and_nothing_was_begun():
+    typed = SagaDefinition(name="inner", steps=(step("x"),), context_type=Order)
+
+    def outcome(value: object) -> Outcome:
+        a = StepDefinition(
+            name="a", execute=Handler.of(lambda ctx: value), child=typed, compensatable=False
+        )
+        return invoke(SagaDefinition(name="order", steps=(a,)), call(), CODEC, wait)
+
+    assert outcome(Order("tea")) == Done('{"sku":"tea"}')
+    refused = outcome({"other": 1})
+    assert isinstance(refused, Failed)
+    assert refused.fatal
+    assert refused.error.kind == "ChildInputInvalid"
+
+
+@pytest.mark.parametrize(("ms", "seconds"), [(1_500, 1.5), (None, None)])
+def test_a_handler_that_is_async_has_as_many_seconds_as_its_call_says(ms, seconds):
+    told: list[float | None] = []
+
+    async def handler(ctx: object) -> None:
+        """Nothing takes long here."""
+
+    async def within_them(awaitable: Awaitable[object], given: float | None) -> object:
+        told.append(given)
+        return await awaitable
+
+    def wait_for_them(awaitable: Awaitable[object], given: float | None) -> object:
+        return asyncio.run(within_them(awaitable, given))
+
+    definition = saga(StepDefinition(name="a", execute=Handler.of(handler), compensatable=False))
+    effect = replace(call(), timeout_ms=ms)
+    assert invoke(definition, effect, CODEC, wait_for_them) == Done("{}")
+    assert asyncio.run(invoke_async(definition, effect, CODEC, within_them)) == Done("{}")
+    assert told == [seconds, seconds]

@@ -10,9 +10,9 @@ import pytest
 
 from saga_core.errors import ItemTooLargeError, StaleInstanceError
 from saga_core.identity import shard_of
-from saga_core.instance import Key, Nudge, SagaInstance, SagaState
+from saga_core.instance import GivenAnswer, Key, Nudge, SagaInstance, SagaState
 from saga_core.memory import InMemorySagaStore, estimated_size
-from saga_core.ports import INPUT_LIMIT, ITEM_BUDGET, DueSaga, Refused, Written
+from saga_core.ports import INPUT_LIMIT, ITEM_BUDGET, DueSaga, Refused, Written, holds_no_more
 from saga_core.retry import RetryPolicy
 from tests.core.sagas import DAY, LEASE, MINUTE, SECOND, T0, Walk, new, saga, step
 
@@ -90,6 +90,72 @@ def test_a_commit_is_held_against_the_budget_only_if_it_changes_the_context():
         store.commit(before, replace(before, context_text="[]"), claim_id="c1")
     assert store.find(before.key, T0) == before
     assert isinstance(store.commit(before, before, claim_id="c1"), Written)
+
+
+def test_a_record_is_held_against_the_budget_too():
+    sizes = iter([1, ITEM_BUDGET + 1])
+    store = InMemorySagaStore(measure=lambda i: next(sizes))
+    i = stored(store, new(D))
+    with pytest.raises(ItemTooLargeError):
+        store.record(i, replace(i, context_text="[]"))
+    assert store.find(i.key, T0) == i
+    assert isinstance(store.record(i, replace(i, hops=1)), Written)
+
+
+def kept(
+    context: str = '{"a":1}',
+    *,
+    results: tuple[str | None, str | None] = (None, None),
+    answer: str | None = None,
+) -> SagaInstance:
+    """A saga with these results and this answer beside its context."""
+    i = replace(new(D), context_text=context)
+    steps = [replace(s, result=r) for s, r in zip(i.steps, results, strict=True)]
+    given = GivenAnswer(digest="d", ok=True, by="ann", at=T0, fields=answer)
+    return replace(i, steps=(replace(steps[0], answer=given), steps[1]))
+
+
+X, Y = '[{"x":1},[]]', '[{"y":{"z":[1,2]}},["a"]]'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (kept(), kept()),
+        (kept("[1]"), kept("[1]")),
+        (kept(results=(X, Y)), kept(results=(X, Y))),
+        (kept(results=(X, Y)), kept(results=(X, None))),
+        (kept(results=(X, Y)), kept('{"y":{"z":[1,2]},"x":1}')),
+        (kept(results=(X, None)), kept('{"a":1,"x":1}')),
+        (kept(answer='{"x":1}'), kept('{"a":1,"x":1}')),
+        (kept(answer='{"x":1}'), kept(results=(X, None))),
+        (kept(results=(X, None), answer='{"y":2}'), kept(results=('[{"x":1,"y":2},[]]', None))),
+        (kept("[1]", results=('[{"":[2]},[]]', None)), kept("[2]")),
+    ],
+)
+def test_what_moves_into_the_context_is_nothing_new(before: SagaInstance, after: SagaInstance):
+    assert holds_no_more(before, after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (kept(), kept('{"a":2}')),
+        (kept('{"a":1,"b":2}'), kept()),  # it may compress less than what it replaces
+        (kept(), kept(results=(X, None))),
+        (kept(), kept(answer="{}")),
+        (kept(results=(X, None)), kept(results=(X, X))),
+        (kept(results=(X, None)), kept(results=(Y, None))),
+        (kept(results=(X, None)), kept(results=(X, None), answer='{"x":1}')),
+        (kept(answer='{"x":1}'), kept(answer='{"x":1,"y":1}')),
+        (kept(answer='{"x":1}'), kept(answer='{"x":2}')),
+        (kept(results=(X, None)), kept('{"a":1,"x":1,"y":1}')),
+        (kept(results=(X, None)), kept('{"a":1,"x":2}')),
+        (kept("[1]", results=(X, None)), kept("[2]")),
+    ],
+)
+def test_what_was_not_there_is_new(before: SagaInstance, after: SagaInstance):
+    assert not holds_no_more(before, after)
 
 
 # -- what expires --------------------------------------------------------------------
@@ -192,6 +258,87 @@ def test_a_surplus_message_is_for_the_current_item_that_nobody_has():
     assert isinstance(won, Written)
     assert won.instance == replace(i, lane=replace(i.lane, nudge=Nudge("n", T0)))
     assert store.redispatch(i, nudge_id="m", now=T0) == Refused(won.instance)
+
+
+G = saga(step("a", group="g"), step("b", group="g"), step("c", group="g"), "d")
+A, B = 0, 1  # the places of two branches
+
+
+def test_a_surplus_message_of_a_branch_is_for_its_current_item():
+    store = InMemorySagaStore()
+    i = stored(store, new(G))
+    older = replace(i, branches=(replace(i.branches[A], epoch=0), *i.branches[B:]))
+    assert store.redispatch(older, nudge_id="n", now=T0, branch=A) == Refused(i)
+    won = store.redispatch(older, nudge_id="n", now=T0, branch=B)
+    assert isinstance(won, Written)
+    assert [n.nudge for n in won.instance.branches] == [None, Nudge("n", T0), None]
+    assert won.instance.lane.nudge is None
+    left = replace(i, branches=i.branches[B:])
+    found = store.redispatch(left, nudge_id="m", now=T0, branch=A)  # seen gone: the main lane's
+    assert isinstance(found, Written)
+    assert found.instance == replace(won.instance, lane=replace(i.lane, nudge=Nudge("m", T0)))
+
+
+def test_a_branch_that_is_gone_takes_no_nudge():
+    store = InMemorySagaStore()
+    i = stored(store, new(G))
+    assert i.branches[A].epoch == i.lane.epoch
+    gone = store.record(i, replace(i, branches=i.branches[B:]))
+    assert isinstance(gone, Written)
+    assert store.redispatch(i, nudge_id="n", now=T0, branch=A) == Refused(gone.instance)
+
+
+def nudged(store: InMemorySagaStore, i: SagaInstance, nudge_id: str, branch: int | None) -> None:
+    assert isinstance(store.redispatch(i, nudge_id=nudge_id, now=T0, branch=branch), Written)
+
+
+def test_a_commit_leaves_nudges_that_it_has_not_seen_alone():
+    store = InMemorySagaStore()
+    taken = take(store, stored(store, new(G)), branch=A)
+    assert isinstance(taken, Written)
+    before = taken.instance
+    nudged(store, before, "n", B)
+    nudged(store, before, "m", None)
+    done = replace(before, branches=before.branches[B:], hops=9)
+    written = store.commit(before, done, claim_id="c1")
+    assert isinstance(written, Written)
+    assert [n.nudge for n in written.instance.branches] == [Nudge("n", T0), None]
+    assert written.instance.lane.nudge == Nudge("m", T0)
+    assert (written.instance.hops, written.instance.version) == (9, 3)
+
+
+def test_a_commit_ends_the_nudges_of_the_lanes_that_it_moves():
+    store = InMemorySagaStore()
+    taken = take(store, stored(store, new(G)), branch=A)
+    assert isinstance(taken, Written)
+    before = taken.instance
+    nudged(store, before, "n", B)
+    nudged(store, before, "m", None)
+    b = replace(before.branches[B], due_at=T0 + MINUTE)
+    moved = replace(before, branches=(b, before.branches[2]), lane=replace(before.lane, epoch=2))
+    written = store.commit(before, moved, claim_id="c1")
+    assert isinstance(written, Written)
+    assert written.instance == replace(moved, version=3)
+
+
+def test_a_commit_that_removes_the_nudge_it_saw_removes_it():
+    store = InMemorySagaStore()
+    i = stored(store, new(G))
+    nudged(store, i, "m", None)
+    taken = take(store, i, branch=A)
+    assert isinstance(taken, Written)
+    before = taken.instance
+    then = replace(before, lane=replace(before.lane, nudge=None))
+    written = store.commit(before, then, claim_id="c1")
+    assert isinstance(written, Written)
+    assert written.instance.lane.nudge is None
+
+
+def test_a_record_needs_the_guard_of_every_branch_that_it_saw():
+    store = InMemorySagaStore()
+    i = stored(store, new(G))
+    nudged(store, i, "n", B)
+    assert store.record(i, i) == Refused(store.find(i.key, T0))
 
 
 def test_a_record_needs_the_version_and_the_guard_that_it_saw():

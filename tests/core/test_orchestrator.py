@@ -12,7 +12,7 @@ from saga_core.authoring import Saga
 from saga_core.calls import Direction, StepCall
 from saga_core.contexts import StandardContextCodec
 from saga_core.definition import DEFAULT_TIMEOUT, Function
-from saga_core.effects import Turn
+from saga_core.effects import MarkSwept
 from saga_core.errors import (
     AlreadyCompletedError,
     CompensationFailedError,
@@ -31,7 +31,6 @@ from saga_core.events import Claimed, DeliveryExhausted, TakenOver
 from saga_core.identity import input_fingerprint, saga_id_for
 from saga_core.instance import (
     CauseKind,
-    Key,
     SagaInstance,
     SagaState,
     StepStatus,
@@ -46,10 +45,9 @@ from saga_core.orchestrator import (
     _AsyncDriver,
 )
 from saga_core.outcome import Fatal, OutcomeUnknown, StepError
-from saga_core.ports import DueSaga
 from saga_core.retry import COMPENSATION_DEFAULT, FORWARD_DEFAULT, RetryPolicy
 from saga_core.transition import Moved, apply, claim
-from saga_core.turn import LEASE_MARGIN_MS, sweep
+from saga_core.turn import LEASE_MARGIN_MS
 from tests.core.inprocess import Context, HandClock, Journal, Killed, RecordingStore
 from tests.core.sagas import MINUTE, SECOND, T0, new, nothing
 
@@ -1086,9 +1084,9 @@ def test_a_store_that_does_not_answer_is_heard_of_at_once():
 def test_the_driver_refuses_the_turns_of_the_lambda_functions():
     saga = named("a").build()
     asyncio.run(saga.start({}))
-    turn: Turn[object] = sweep(DueSaga(Key("default", "x"), 0), at=0)
-    with pytest.raises(IllegalEventError, match="no turn of this driver yields Find"):
-        asyncio.run(_AsyncDriver(saga, last(saga)).drive(turn))
+    mark = MarkSwept(last(saga), last(saga))
+    with pytest.raises(IllegalEventError, match="no turn of this driver yields MarkSwept"):
+        asyncio.run(_AsyncDriver(saga, last(saga))._perform(mark))
 
 
 # -- the builder ---------------------------------------------------------------------

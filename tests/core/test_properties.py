@@ -1,36 +1,51 @@
 """Random sagas under repeated, reordered, late, lost and foreign events.
 
 Every rule goes in by an entry point: a message, a dead letter, the sweeper, a
-person, a process that takes over. A worker is a turn that is held at an effect,
-so workers interleave, die at every effect and come back as zombies. Every write
-to the store is checked against what the world has seen.
+person, somebody who answers, a process that takes over. A worker is a turn that
+is held at an effect, so workers interleave, die at every effect and come back as
+zombies. Every write to the store is checked against what the world has seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import cycle
 from typing import cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from saga_core.actions import Action, Compensate, Execute, Rest, Settle
+from saga_core.actions import Action, Compensate, Execute, Inquire, Rest, Settle
 from saga_core.calls import Direction
-from saga_core.definition import SagaDefinition
-from saga_core.effects import Call, Effect, Ended, Pause, Postpone, Send, Turn, Unavailable
+from saga_core.definition import Handler, SagaDefinition
+from saga_core.effects import (
+    Call,
+    CheckContext,
+    Decide,
+    Effect,
+    Ended,
+    Pause,
+    Postpone,
+    Send,
+    Turn,
+    Unavailable,
+)
 from saga_core.errors import IllegalEventError
 from saga_core.events import (
+    AnswerGiven,
     CancelRequested,
     Claimed,
     CompensationFailed,
     CompensationSucceeded,
     DeliveryExhausted,
     Event,
+    HeartbeatReceived,
     Request,
     ResumeRequested,
     SkipRequested,
+    StepAwaits,
     StepFailed,
     StepInDoubt,
     StepSucceeded,
@@ -38,22 +53,27 @@ from saga_core.events import (
     Withheld,
     Withhold,
 )
-from saga_core.instance import CLOSED, SagaInstance, SagaState, StepCode
+from saga_core.instance import CLOSED, Lane, SagaInstance, SagaState, StepCode
 from saga_core.memory import InMemorySagaStore
-from saga_core.outcome import Done, Failed, InDoubt, Outcome
+from saga_core.outcome import Done, Failed, InDoubt, Outcome, StepError, Waits
 from saga_core.ports import ITEM_BUDGET, Written
 from saga_core.retry import RetryPolicy
 from saga_core.transition import (
     MAX_STALLS,
     Ignored,
     Moved,
+    Reason,
     apply,
+    next_action,
     next_actions,
+    settled_by,
 )
+from saga_core.turn import Answer
 from tests.core.driver import AMBIGUOUS, THROTTLED, VISIBILITY_MS, World
-from tests.core.sagas import BOOM, DAY, HOUR, MINUTE, SECOND, saga, step
+from tests.core.sagas import BOOM, DAY, HOUR, MINUTE, SECOND, StepOptions, saga, step
 
 HUGE = Done('"huge"')  # does not fit into the store
+SHARED = Done('{"f":1}')  # what several branches of a group may write
 STANDING = {StepCode.DONE, StepCode.UNKNOWN, StepCode.COMPENSATION_FAILED}
 
 
@@ -88,22 +108,48 @@ policies = st.builds(
 )
 
 
+# Of up to four steps, which are alike begin together.
+groups = st.sampled_from(["----", "----", "gg--", "-gg-", "-ggg", "gggg", "gghh", "--gg"])
+endless = RetryPolicy(max_attempts=None, max_lost=2, cap=timedelta(hours=1))
+delays = st.sampled_from([timedelta(0)] * 4 + [timedelta(minutes=4), timedelta(hours=3)])
+
+
 @st.composite
 def definitions(draw: st.DrawFn) -> SagaDefinition:
-    steps = [
-        step(
-            name,
+    names = "abcd"[: draw(st.sampled_from([3, 2, 4, 1]))]
+    group = draw(groups)
+    pivot = draw(st.sampled_from([None, None, *range(len(names))]))
+    if pivot is not None and group[pivot] != "-":
+        pivot = None
+    steps = []
+    short = draw(st.booleans())
+    for n, name in enumerate(names):
+        past = pivot is not None and n > pivot
+        options = StepOptions(
             compensatable=draw(st.sampled_from([True, True, True, False])),
-            retry=draw(policies),
+            retry=endless if past else draw(policies),
             compensation_retry=draw(policies),
+            pivot=n == pivot,
         )
-        for name in "abcd"[: draw(st.sampled_from([3, 2, 4, 1]))]
-    ]
+        if group[n] != "-":
+            options["group"] = group[n]
+        if n != pivot and draw(st.sampled_from([False, False, True])):
+            answers = cycle(draw(st.lists(st.booleans(), min_size=1, max_size=3)))
+            options["when"] = condition(answers)
+        delay = draw(delays)
+        if past or not short or delay < timedelta(minutes=5):
+            options["delay"] = delay
+        steps.append(step(name, **options))
     return saga(
         *steps,
-        timeout=draw(st.sampled_from([timedelta(minutes=5), timedelta(days=60)])),
+        timeout=timedelta(minutes=5) if short else timedelta(days=60),
         on_compensation_failure=draw(st.sampled_from(["halt", "continue"])),
     )
+
+
+def condition(answers: Iterator[bool]) -> Handler:
+    """A condition that says something else each time it is asked."""
+    return Handler.of(lambda ctx: next(answers))
 
 
 outcomes: st.SearchStrategy[Outcome | None] = st.sampled_from(
@@ -116,6 +162,9 @@ outcomes: st.SearchStrategy[Outcome | None] = st.sampled_from(
         InDoubt(BOOM),
         InDoubt(BOOM, final=True),
         HUGE,
+        SHARED,
+        Waits("{}", 10 * MINUTE),
+        Waits("{}", 2 * HOUR),
     ]
 )
 faults = st.sampled_from(["none", "none", "none", "throttled", "lost before", "lost after"])
@@ -124,15 +173,30 @@ epochs = st.integers(0, 12)
 moments = st.integers(-MINUTE, DAY)
 
 
-def events(ref: str, now: int) -> st.SearchStrategy[Event]:
+def events(ref: str, now: int, names: list[str]) -> st.SearchStrategy[Event]:
     """Any event at all, most of them impossible or out of date."""
     at = moments.map(lambda ms: now + ms)
     flags = st.booleans()
     half = st.just(0.5)
     refs = st.sampled_from([ref, "other@1#0123456789abcdef"])
     errors = st.just(BOOM)
+    branches = st.sampled_from([None, 0, 1, 2, 3])
+    steps = st.sampled_from(names)
     return st.one_of(
-        st.builds(Claimed, claim_id=words, epoch=epochs, definition=refs, until=at, at=at),
+        st.builds(
+            Claimed,
+            claim_id=words,
+            epoch=epochs,
+            definition=refs,
+            until=at,
+            at=at,
+            branch=branches,
+        ),
+        st.builds(
+            StepAwaits, claim_id=words, context=st.just("{}"), timeout_ms=st.just(HOUR), at=at
+        ),
+        st.builds(AnswerGiven, step=steps, ok=flags, by=st.just("ann"), at=at),
+        st.builds(HeartbeatReceived, step=steps, by=st.just("ann"), at=at),
         st.builds(StepSucceeded, claim_id=words, context=st.just("{}"), at=at),
         st.builds(StepFailed, claim_id=words, error=errors, fatal=flags, jitter=half, at=at),
         st.builds(StepInDoubt, claim_id=words, error=errors, final=flags, jitter=half, at=at),
@@ -147,7 +211,13 @@ def events(ref: str, now: int) -> st.SearchStrategy[Event]:
         st.builds(ResumeRequested, by=st.just("ops"), at=at),
         st.builds(SkipRequested, step=words, by=st.just("ops"), at=at),
         st.builds(
-            DeliveryExhausted, epoch=epochs, definition=refs, nudge_id=words, error=errors, at=at
+            DeliveryExhausted,
+            epoch=epochs,
+            definition=refs,
+            nudge_id=words,
+            error=errors,
+            at=at,
+            branch=branches,
         ),
         st.builds(TakenOver, at=at),
     )
@@ -165,7 +235,9 @@ class Sagas(RuleBasedStateMachine):
         self.failed: set[tuple[str, str]] = set()  # attempts that did not happen
         self.clean: dict[str, set[str]] = {}  # step: those of them that the saga knows of
         self.calls_left: dict[tuple[str, Direction], int] = {}
-        self.stands: set[str] = set()  # steps whose effect stands in the world
+        self.doing: dict[str, Action] = {}  # by claim, what its holder has to do
+        self.asked: set[tuple[str, str]] = set()  # attempts that wait for an answer, or did
+        self.stands: set[tuple[str, str]] = set()  # attempts whose effect stands in the world
         self.tombstones: set[str] = set()  # undone: a late forward call has no effect
         self.skipped: set[str] = set()
         self.world = World(definition, store=WatchedStore(self.watch))
@@ -207,7 +279,7 @@ class Sagas(RuleBasedStateMachine):
             return fault != "lost after"
         if isinstance(effect, Call):
             return self.call(effect)
-        if fault == "none" or isinstance(effect, (Pause, Postpone)):
+        if fault == "none" or isinstance(effect, (Pause, Postpone, Decide, CheckContext)):
             return self.world.perform(effect)
         if fault == "throttled":
             return Unavailable(THROTTLED, self.world.now)
@@ -226,11 +298,24 @@ class Sagas(RuleBasedStateMachine):
             if isinstance(outcome, Failed):
                 self.failed.add(attempt)
             elif name not in self.tombstones:
-                self.stands.add(name)
+                self.stands.add(attempt)
+                if isinstance(outcome, Waits):
+                    self.asked.add(attempt)
         elif isinstance(outcome, Done):
             self.tombstones.add(name)
-            self.stands.discard(name)
+            self.undo(name, {a for n, a in self.stands if n == name})
         return ended
+
+    def undo(self, name: str, attempts: set[str]) -> None:
+        """These attempts leave nothing behind, and nobody can answer for them."""
+        gone = {(name, a) for a in attempts}
+        self.stands -= gone
+        self.asked -= gone
+
+    @property
+    def standing(self) -> set[str]:
+        """The steps whose effect stands in the world."""
+        return {name for name, _ in self.stands}
 
     def finish(self, worker: Worker) -> None:
         while self.perform(worker):
@@ -242,34 +327,44 @@ class Sagas(RuleBasedStateMachine):
         for s in self.definition.steps:
             for direction in Direction:
                 key = f"{s.name}:{direction}"
-                self.world.outcomes[key] = [outcome] if outcome is not None else []
+                waits = isinstance(outcome, Waits) and direction is not Direction.FORWARD
+                self.world.outcomes[key] = [] if outcome is None or waits else [outcome]
 
-    @rule(several=st.lists(outcomes, min_size=1, max_size=4))
-    def move(self, several: list[Outcome | None]) -> None:
+    def lane(self, n: int) -> Lane:
+        """Some open lane."""
+        lanes = self.saga.open_lanes
+        return lanes[n % len(lanes)]
+
+    @rule(several=st.lists(outcomes, min_size=1, max_size=4), n=st.integers(0, 3))
+    def move(self, several: list[Outcome | None], n: int) -> None:
         """Workers get the right message at the right time, and live."""
         for outcome in several:
             if self.saga.live:
                 self.next_outcome(outcome)
-                self.world.now = max(self.world.now, self.saga.lane.due_at)
-                worker = self.hire(self.world.working(self.world.message()))
+                lane = self.lane(n)
+                self.world.now = max(self.world.now, lane.due_at)
+                worker = self.hire(self.world.working(self.world.message(branch=lane.number)))
                 assert worker is not None
                 self.finish(worker)
 
+    @precondition(lambda self: bool(self.sent))
     @rule(n=st.integers(0, 100))
     def deliver(self, n: int) -> None:
         """A worker gets some message that was once sent."""
         self.hire(self.world.working(self.sent[-1 - n % len(self.sent)]))
 
+    @precondition(lambda self: bool(self.sent))
     @rule(n=st.integers(0, 100))
     def bury(self, n: int) -> None:
         """Some message that was once sent ends in the dead letters."""
         self.hire(self.world.reviving(self.sent[-1 - n % len(self.sent)]))
 
     @precondition(lambda self: self.saga.live)
-    @rule()
-    def bury_the_current_one(self) -> None:
-        self.world.now = max(self.world.now, self.saga.lane.due_at) + MINUTE
-        worker = self.hire(self.world.reviving(self.world.message()))
+    @rule(n=st.integers(0, 3))
+    def bury_the_current_one(self, n: int) -> None:
+        lane = self.lane(n)
+        self.world.now = max(self.world.now, lane.due_at) + MINUTE
+        worker = self.hire(self.world.reviving(self.world.message(branch=lane.number)))
         assert worker is not None
         self.finish(worker)
 
@@ -306,6 +401,31 @@ class Sagas(RuleBasedStateMachine):
         self.world.ask(event)
         self.collect()
 
+    @precondition(lambda self: bool(self.asked))
+    @rule(n=st.integers(0, 3), ok=st.booleans(), again=st.booleans())
+    def answer(self, n: int, *, ok: bool, again: bool) -> None:
+        """Somebody who was asked answers, and perhaps cannot know that it was heard."""
+        name = sorted(self.asked)[n % len(self.asked)][0]
+        error = None if ok else StepError("AnsweredFailed", "no")
+        event = AnswerGiven(step=name, ok=ok, by="ann", at=self.world.now, error=error)
+        answered = self.world.ask(event)
+        if answered.answer is Answer.ACCEPTED and not ok:
+            self.undo(name, {a for n, a in self.asked if n == name})
+        if again and answered.answer is Answer.ACCEPTED:
+            before = self.saga
+            assert apply(self.definition, before, event) == Ignored(Reason.REPEATED) or not ok
+            assert apply(self.definition, before, replace(event, ok=not ok)) != Ignored(
+                Reason.REPEATED
+            )
+        self.collect()
+
+    @rule(n=st.integers(0, 3))
+    def heartbeat(self, n: int) -> None:
+        """Somebody who was asked says that the answer is still to come."""
+        names = [s.name for s in self.definition.steps]
+        self.world.ask(HeartbeatReceived(step=names[n % len(names)], by="ann", at=self.world.now))
+        self.collect()
+
     @rule()
     def sweep(self) -> None:
         self.world.sweep()
@@ -330,7 +450,8 @@ class Sagas(RuleBasedStateMachine):
     @rule(data=st.data())
     def foreign(self, data: st.DataObject) -> None:
         """Any event at all has an answer, and none of them touches the instance."""
-        event = data.draw(events(self.saga.definition, self.world.now))
+        names = [s.name for s in self.definition.steps]
+        event = data.draw(events(self.saga.definition, self.world.now, names))
         before = self.saga
         copy = replace(before)
         try:
@@ -355,6 +476,9 @@ class Sagas(RuleBasedStateMachine):
 
     def watch(self, before: SagaInstance | None, after: SagaInstance) -> None:
         self.check(after)
+        for s in after.steps:
+            if s.code is StepCode.SKIPPED:
+                self.skipped.add(s.name)
         if before is None:
             return
         assert before.status not in CLOSED, "what has ended changes"
@@ -363,40 +487,68 @@ class Sagas(RuleBasedStateMachine):
         if before.cause is not None:
             assert after.cause == before.cause
             assert after.phase is Direction.COMPENSATION
+            new = {n.number for n in after.branches} - {n.number for n in before.branches}
+            assert not new, "a branch begins after the turn"
+        elif after.cause is not None and self.definition.pivot is not None:
+            done = before.steps[self.definition.pivot].code in (StepCode.DONE, StepCode.SKIPPED)
+            assert not done, "turned round past the pivot"
         assert (after.phase is Direction.COMPENSATION) == (after.cause is not None)
-        for old, now in zip(before.steps, after.steps, strict=True):
-            if now.code is StepCode.SKIPPED and old.code is not now.code:
-                assert old.code is not StepCode.COMPENSATED
-                self.skipped.add(now.name)
-        if after.lane.lease is not None and before.lane.lease != after.lane.lease:
-            self.claimed_at = after.updated_at  # the time of the delivery, old by now perhaps
-            self.claimed(after)
-        elif before.lane.lease is not None and after.lane.last_id == before.lane.lease.id:
-            self.settled(before)
+        self.compare(before, after)
+        for lane in before.open_lanes:
+            if lane.lease is not None and self.just_settled(before, after, lane.lease.id):
+                self.settled(before, lane)
+        for lane in after.open_lanes:
+            old = before.open_lane(lane.number)
+            if lane.lease is not None and (old is None or old.lease != lane.lease):
+                self.claimed(after, lane)
         if before.status is SagaState.FAILED and after.live:
             self.calls_left.clear()
 
-    def claimed(self, i: SagaInstance) -> None:
+    def just_settled(self, before: SagaInstance, after: SagaInstance, claim_id: str) -> bool:
+        return settled_by(after, claim_id) and not settled_by(before, claim_id)
+
+    def compare(self, before: SagaInstance, after: SagaInstance) -> None:
+        """What no write does to the record of a step."""
+        for old, now in zip(before.steps, after.steps, strict=True):
+            if old.chosen:
+                assert now.chosen, "a condition is asked again"
+            if old.code is StepCode.SKIPPED:
+                assert now.code is StepCode.SKIPPED
+            elif now.code is StepCode.SKIPPED:
+                assert old.code is not StepCode.COMPENSATED
+            if old.order is not None:
+                assert now.order == old.order
+            if old.answer is not None and old.answer.fields is None:
+                used = old.answer.late or before.live
+                assert now.answer == old.answer or not used
+
+    def claimed(self, i: SagaInstance, lane: Lane) -> None:
         """An attempt begins."""
-        (action,) = self.decided(i)
-        name = i.steps[i.lane.index].name
-        if i.phase is Direction.FORWARD:
+        at = i.updated_at  # the time of the delivery, old by now perhaps
+        action = next_action(self.definition, i, lane, at)
+        assert lane.lease is not None
+        self.doing[lane.lease.id] = action
+        name = i.steps[lane.index].name
+        if i.direction(lane) is Direction.FORWARD:
             # Also one that makes no call: until it has said so, nobody can know.
-            self.claims.setdefault(name, []).append(f"{i.lane.tries}")
+            self.claims.setdefault(name, []).append(f"{lane.tries}")
         if isinstance(action, Execute):
             assert i.cause is None, "forward after the turn"
             assert i.cancel is None, "forward after an accepted cancel"
             self.spend(i, name, Direction.FORWARD)
         elif isinstance(action, Compensate):
+            assert not i.branches, "undone while others are in flight"
             self.undoing(i, name)
             self.spend(i, name, Direction.COMPENSATION)
+        assert not isinstance(action, Inquire)
 
-    def settled(self, before: SagaInstance) -> None:
+    def settled(self, before: SagaInstance, lane: Lane) -> None:
         """The saga learns what an attempt came to."""
-        name, attempt = before.steps[before.lane.index].name, f"{before.lane.tries}"
-        if before.phase is Direction.COMPENSATION:
+        name, attempt = before.steps[lane.index].name, f"{lane.tries}"
+        if before.direction(lane) is Direction.COMPENSATION:
             return
-        (action,) = self.decided(before)
+        assert lane.lease is not None
+        action = self.doing[lane.lease.id]
         if isinstance(action, Settle) and (name, attempt) not in self.called:
             self.claims[name].remove(attempt)
             if not self.claims[name]:
@@ -404,11 +556,9 @@ class Sagas(RuleBasedStateMachine):
         elif (name, attempt) in self.failed:
             self.clean.setdefault(name, set()).add(attempt)
 
-    def decided(self, i: SagaInstance) -> tuple[Action, ...]:
-        """What the attempt that holds the claim has to do, as its worker saw it."""
-        return next_actions(self.definition, i, self.claimed_at)
-
     def undoing(self, i: SagaInstance, name: str) -> None:
+        conditional = self.definition.step(name).when is not None
+        assert i.steps[self.definition.index(name)].chosen or not conditional
         started = list(self.claims)
         assert name in started, "undone, and never started"
         assert set(self.claims[name]) - self.clean.get(name, set()), "undone, and never happened"
@@ -422,6 +572,8 @@ class Sagas(RuleBasedStateMachine):
         s = self.definition.step(name)
         policy = s.retry if direction is Direction.FORWARD else s.compensation_retry
         key = (name, direction)
+        if policy.max_attempts is None:
+            return  # without end: the loop guard does not count it either
         self.calls_left.setdefault(key, policy.max_attempts + policy.max_lost - 1)
         self.calls_left[key] -= 1
         assert self.calls_left[key] >= 0, "more attempts than the budget"
@@ -437,8 +589,11 @@ class Sagas(RuleBasedStateMachine):
         assert (i.status in CLOSED) == (i.sweep_at is None)
         assert i.stalls <= MAX_STALLS
         if i.live:
-            (action,) = next_actions(self.definition, i, self.world.now)
-            assert not isinstance(action, Rest)
+            for action in next_actions(self.definition, i, self.world.now):
+                assert not isinstance(action, Rest)
+        for n in i.branches:
+            assert self.definition.steps[n.index].group is not None
+            assert i.lane.lease is None, "the main lane moves while a group is open"
         if i.status is SagaState.COMPLETED:
             assert happened
         if i.phase is Direction.FORWARD:
@@ -447,17 +602,19 @@ class Sagas(RuleBasedStateMachine):
             assert not [s for s in undoable if s.code in STANDING]
         if i.status in CLOSED:
             assert i.lane.lease is None
+            assert not i.branches
+            assert not [s for s in i.steps if s.result is not None or s.settled_by is not None]
 
     @invariant()
     def the_end_is_true_in_the_world(self) -> None:
         if not hasattr(self, "world"):
             return
         if self.saga.status is SagaState.COMPENSATED:
-            undoable = {s.name for s in self.definition.steps if s.compensatable}
-            assert not (self.stands & undoable) - self.skipped
+            undoable = {s.name for s in self.definition.steps if s.compensatable or s.pivot}
+            assert not (self.standing & undoable) - self.skipped
         if self.saga.status is SagaState.COMPLETED:
             names = {s.name for s in self.definition.steps}
-            assert names - self.skipped <= self.stands
+            assert names - self.skipped <= self.standing
 
     def teardown(self) -> None:
         """When nothing goes wrong any more, the sweeper alone brings it to rest."""

@@ -335,7 +335,7 @@ def test_the_sweeper_counts_from_the_due_time_or_the_leases_end_if_they_are_late
 
 
 def test_the_sweeper_counts_from_now_whatever_now_is():
-    assert swept(walk().i, 0).sweep_at == T0 + 5 * MINUTE
+    assert swept(walk().i, T0 - 2 * MINUTE).sweep_at == T0 + 5 * MINUTE
     early = replace(walk().i, lane=Lane(due_at=0))
     assert swept(early, 0).sweep_at == 5 * MINUTE
 

@@ -1,10 +1,11 @@
-"""Walk through every state that a two-step saga can reach, and write docs/transitions.md.
+"""Walk through every state that a plain saga can reach, and write docs/transitions.md.
 
     python -m tests.core.transition_table
 
 The walk applies every event to every state and follows the ones that can come.
 States that differ only in times, ids and counts are shown as one; where a count
-decides (is the budget spent?), the row shows both answers.
+decides (is the budget spent?), the row shows both answers. The constructs that are
+more than plain steps have sections from ``flow_tables``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from saga_core.events import (
 from saga_core.instance import SagaInstance, SagaState
 from saga_core.retry import RetryPolicy
 from saga_core.transition import MAX_STALLS, Ignored, apply, next_actions
+from tests.core.flow_tables import Told, walked
+from tests.core.flow_tables import sections as flow_sections
 from tests.core.sagas import BOOM, LEASE, MINUTE, new, saga, step
 
 NO = ["illegal"]
@@ -279,12 +282,15 @@ class Observed:
 
 
 DOCUMENT = """\
-# Every transition of a two-step saga
+# Every transition
 
-Written by `python -m tests.core.transition_table`; a test fails when it is stale. It is a walk
-through the {states:,} states that steps `a` and `b` can reach when two attempts may fail and two
-may be lost, in each direction. Times, ids and counts are left out, and states that look the same
-are one row. Where a count or the time decides, a cell has several answers.
+Written by `python -m tests.core.transition_table`; a test fails when it is stale. First a plain
+saga of two steps, then each construct by itself.
+
+The plain saga is walked through the {states:,} states that steps `a` and `b` can reach when two
+attempts may fail and two may be lost, in each direction. Times, ids and counts are left out, and
+states that look the same are one row. Where a count or the time decides, a cell has several
+answers.
 
 Codes: `-` not started, `P` failed and to be tried again, `OK` done, `U` in doubt, `NO` did not
 happen, `C` undone, `CF` could not be undone, `SK` skipped. `?` says that an attempt of the current
@@ -324,10 +330,18 @@ Here and above, an answer of the other direction is illegal and changes nothing.
 been committed since.
 
 {rest}
+
+# The constructs
+
+These walks take fewer events: what goes for every saga is told above. Claims are left out: they
+turn `-` into `-?`, and an attempt to be withheld says so when it is settled. Undoing succeeds.
+Requests that are refused as above are left out, too.
+
+{flow}
 """
 
 
-def render(seen: Observed) -> str:
+def render(seen: Observed, told: tuple[Told, ...]) -> str:
     """The whole document."""
     back = {s: r for s, r in seen.answers.items() if s.state is SagaState.COMPENSATING}
     forward = {s: r for s, r in seen.answers.items() if s not in back}
@@ -339,6 +353,7 @@ def render(seen: Observed) -> str:
         withheld="\n".join(matrix(seen.withheld)),
         requests="\n".join(matrix(seen.requests)),
         rest="\n".join(sections(seen.rest)).strip(),
+        flow="\n".join(flow_sections(told)).strip(),
     )
 
 
@@ -384,4 +399,4 @@ def _rank(state: SagaState) -> int:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(render(Observed()), encoding="utf-8")
+    TARGET.write_text(render(Observed(), walked()), encoding="utf-8")

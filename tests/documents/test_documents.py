@@ -171,14 +171,6 @@ def test_every_parameter_of_the_template_is_explained_as_it_is_there() -> None:
         assert f"| `{name}` | {default} | {' '.join(parameter['Description'].split())} |\n" in page
 
 
-def test_the_lint_rules_are_all_explained() -> None:
-    code = "".join(
-        (ROOT / "saga_core" / f"{m}.py").read_text() for m in ("definition", "retry", "authoring")
-    )
-    explained = (ROOT / "docs" / "lint.md").read_text()
-    assert set(re.findall(r"SAGA\d{3}", code)) == set(re.findall(r"SAGA\d{3}", explained))
-
-
 def test_the_known_deviations_of_the_engines_are_told() -> None:
     page = (ROOT / "docs" / "engines.md").read_text()
     for deviation in DEVIATIONS:

@@ -45,8 +45,15 @@ class Messages:
 
     bodies: list[str] = field(default_factory=list)
 
-    def send(self, instance: SagaInstance, delay_ms: int, reason: str, correlation_id: str) -> None:
-        self.bodies.append(body_of(instance, reason, correlation_id))
+    def send(
+        self,
+        instance: SagaInstance,
+        delay_ms: int,
+        reason: str,
+        correlation_id: str,
+        branch: int | None = None,
+    ) -> None:
+        self.bodies.append(body_of(instance, reason, correlation_id, branch))
 
     def postpone(self, receipt_handle: str, delay_ms: int) -> bool:
         raise AssertionError("nobody else moves this saga")

@@ -37,6 +37,11 @@ class HandClock(Clock):
         self.ids += 1
         return f"{self.ids:08x}"
 
+    def new_secret(self) -> str:
+        """See Clock."""
+        self.ids += 1
+        return f"{self.ids:032x}"
+
     def jitter(self) -> float:
         """See Clock."""
         return self.fraction

@@ -38,6 +38,10 @@ class StepOptions(TypedDict, total=False):
 
     retry: RetryPolicy
     compensation_retry: RetryPolicy
+    pivot: bool
+    group: str
+    when: Handler
+    delay: timedelta
 
 
 def step(name: str, **options: Unpack[StepOptions]) -> StepDefinition:

@@ -344,11 +344,11 @@ class Stage:
         for _ in self.moves(sweeper=sweeper):
             pass
 
-    def moves(self, *, sweeper: bool = False) -> Iterator[None]:
+    def moves(self, *, sweeper: bool = False, within: int = 24 * HOUR) -> Iterator[None]:
         """The same, and stop after each delivery, leap and sweep."""
-        end = self.clock.now + 24 * HOUR
+        end = self.clock.now + within
         for _ in range(2_000):
-            assert self.clock.now < end, "not quiet after a day"
+            assert self.clock.now < end, f"not quiet after {within // HOUR} hours"
             if not self.step() and not self.leap():
                 if not sweeper or not self._leap_to_the_sweeper():
                     return

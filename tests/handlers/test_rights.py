@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+from saga_core import AwaitAnswer, Saga, StepCall
 from tests.fakes.faults import Fault
 from tests.handlers.sagas import DECLINED, TEA
-from tests.handlers.stage import Stage
+from tests.handlers.stage import ORDER, TRAVEL, Stage
 from tests.handlers.test_dead_letters import exhausted
 from tests.template.test_rights import LOGS, RECEIVE, RIGHTS, TABLE
 
@@ -47,6 +50,25 @@ class Ledger:
         return TABLE + (f"/index/{index}" if index else ""), f"dynamodb:{action}"
 
 
+def _asks_and_starts_another(stage: Stage) -> None:
+    """A saga whose step starts another, which waits for an answer, which comes by the queue."""
+    inner, outer = Saga("inner"), Saga("outer")
+    tokens = []
+
+    def ask(_ctx: object, call: StepCall) -> AwaitAnswer:
+        tokens.append(call.token)
+        return AwaitAnswer(timeout=timedelta(minutes=1))
+
+    inner.step(name="ask", compensatable=False)(ask)
+    outer.child(inner, name="pay")(lambda ctx: {})
+    stage.deploy(ORDER, TRAVEL, outer.build())
+    stage.start("outer", {}, key="starts-another")
+    while not tokens:
+        assert stage.step() or stage.leap()
+    stage.send("StartQueue", json.dumps({"answer": tokens[0], "outcome": "completed"}))
+    stage.run_until_quiet()
+
+
 def test_a_role_allows_what_its_function_was_seen_to_do_and_nothing_else(stage: Stage):
     """What the Lambda service does with a role (polling, writing logs) is left out."""
     ledger = Ledger(stage)
@@ -69,6 +91,7 @@ def test_a_role_allows_what_its_function_was_seen_to_do_and_nothing_else(stage: 
     stage.run_until_quiet()
     exhausted(stage)
     stage.run_until_quiet()
+    _asks_and_starts_another(stage)
     stage.sqs.fail_next("send_message", Fault.THROTTLED)
     stage.start(context=TEA, key="is-never-announced")
     stage.run_until_quiet(sweeper=True)

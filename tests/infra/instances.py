@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import strategies as st
 
 from saga_core.calls import Direction
@@ -9,9 +11,11 @@ from saga_core.instance import (
     Cancel,
     Cause,
     CauseKind,
+    GivenAnswer,
     Lane,
     Lease,
     Nudge,
+    Parent,
     SagaInstance,
     SagaState,
     StepCode,
@@ -19,6 +23,11 @@ from saga_core.instance import (
     Why,
 )
 from saga_core.outcome import StepError
+
+
+def _index(lane: Lane) -> int:
+    return lane.index
+
 
 moments = st.integers(0, 10**13 - 1)
 counts = st.integers(0, 10**6)
@@ -41,11 +50,26 @@ steps = st.builds(
     error=st.none() | errors,
     started_at=st.none() | moments,
     ended_at=st.none() | moments,
+    chosen=st.booleans(),
+    answer=st.none()
+    | st.builds(
+        GivenAnswer,
+        digest=ids,
+        ok=st.booleans(),
+        by=texts,
+        at=moments,
+        fields=st.none() | contexts,
+        error=st.none() | errors,
+        late=st.booleans(),
+    ),
+    result=st.none() | contexts,
+    settled_by=st.none() | ids,
+    child=st.none() | ids,
 )
 
-lanes = st.builds(
+_a_lane = partial(
+    st.builds,
     Lane,
-    index=counts,
     epoch=counts,
     attempts=counts,
     reported=counts,
@@ -56,7 +80,14 @@ lanes = st.builds(
     last_id=st.none() | ids,
     nudge=st.none() | st.builds(Nudge, ids, moments),
     began_at=st.none() | moments,
+    wait_ms=st.none() | counts,
+    woken=st.booleans(),
+    order=st.none() | counts,
 )
+lanes = _a_lane(index=counts)
+branches = st.lists(
+    _a_lane(index=st.integers(0, 99), branch=st.just(value=True)), max_size=3, unique_by=_index
+).map(lambda found: tuple(sorted(found, key=_index)))
 
 causes = st.builds(
     Cause,
@@ -78,6 +109,7 @@ instances = st.builds(
     status=st.sampled_from([s for s in SagaState if s is not SagaState.CREATED]),
     phase=st.sampled_from(Direction),
     lane=lanes,
+    branches=branches,
     steps=st.lists(steps, max_size=6).map(tuple),
     context_text=contexts,
     version=counts,
@@ -93,4 +125,6 @@ instances = st.builds(
     sweep_at=st.none() | moments,
     sweeps=counts,
     expires_at=st.none() | st.integers(0, 10**10).map(lambda s: s * 1000),
+    secret=st.sampled_from(["", "00112233445566778899aabbccddeeff"]),
+    parent=st.none() | st.builds(Parent, ids, counts),
 )

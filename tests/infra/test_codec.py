@@ -19,9 +19,11 @@ from saga_core.instance import (
     Cancel,
     Cause,
     CauseKind,
+    GivenAnswer,
     Lane,
     Lease,
     Nudge,
+    Parent,
     SagaInstance,
     SagaState,
     StepCode,
@@ -118,8 +120,85 @@ FULL = SagaInstance(
 )
 
 
+# The same for what layout 2 has added: an open group, answers, conditions, children.
+GROUP = SagaInstance(
+    id="s2",
+    tenant="acme",
+    incarnation="0badcafe",
+    definition_name="order",
+    definition="order@1#0123456789abcdef",
+    input_fingerprint="f" * 64,
+    status=SagaState.RUNNING,
+    phase=Direction.FORWARD,
+    lane=Lane(index=1, epoch=3, due_at=1_800_000_001_234, last_id="c2", wait_ms=60_000, woken=True),
+    branches=(
+        Lane(
+            index=1,
+            branch=True,
+            epoch=2,
+            attempts=1,
+            reported=1,
+            tries=2,
+            clean=1,
+            due_at=1_800_000_002_000,
+            lease=Lease("c5", 1_800_000_035_000),
+            last_id="c3",
+            nudge=Nudge("n1", 1_800_000_000_500),
+            began_at=1_800_000_001_300,
+            wait_ms=300_000,
+            order=4,
+        ),
+        Lane(index=2, branch=True, due_at=1_800_000_001_234),
+    ),
+    steps=(
+        StepRecord(name="look", code=StepCode.SKIPPED, ended_at=1_800_000_000_200),
+        StepRecord(
+            name="ask",
+            code=StepCode.WAITING,
+            order=4,
+            attempts=1,
+            started_at=1_800_000_001_300,
+            chosen=True,
+            answer=GivenAnswer(
+                digest="0123456789abcdef",
+                ok=True,
+                by="ann",
+                at=1_800_000_001_400,
+                fields='{"approved":true}',
+            ),
+            result='[{"asked":"ann"},[]]',
+        ),
+        StepRecord(name="hold", settled_by="c4"),
+        StepRecord(
+            name="pay",
+            code=StepCode.DONE,
+            answer=GivenAnswer(
+                digest="fedcba9876543210",
+                ok=False,
+                by="bob",
+                at=1_800_000_001_500,
+                error=BOOM,
+                late=True,
+            ),
+            child="c1h2i3l4d5",
+        ),
+    ),
+    context_text='{"sku":"x"}',
+    version=9,
+    created_at=1_800_000_000_000,
+    updated_at=1_800_000_001_400,
+    deadline_at=1_800_000_300_000,
+    hops=4,
+    sweep_at=1_800_000_600_000,
+    secret="00112233445566778899aabbccddeeff",
+    parent=Parent("parent", 3),
+)
+
+
 def recorded(name: str) -> Item:
     item: Item = json.loads((RECORDS / f"{name}.json").read_text())
+    if "secret" in item:
+        item["secret"] = {"B": bytes.fromhex(str(item["secret"]["B"]))}  # JSON has no bytes
     return item
 
 
@@ -129,12 +208,26 @@ def recorded(name: str) -> Item:
 def test_the_attributes_have_the_names_that_the_protocol_gives_them():
     assert set(CODEC.encode(new())) == ALWAYS | {"gs_pk", "sweep_at"}
     assert set(CODEC.encode(FULL)) == ALWAYS | SOMETIMES
+    group = {"br", "b1", "b2", "wait", "woken", "secret", "parent"}
+    assert set(CODEC.encode(GROUP)) == ALWAYS | group | {"gs_pk", "sweep_at", "last_id"}
+
+
+def test_a_branch_has_the_names_that_the_main_lane_has():
+    branch = set(CODEC.encode(GROUP)["b1"]["M"])
+    assert branch - {"q", "wait"} <= (ALWAYS | SOMETIMES) - {"idx"}
+    assert CODEC.encode(GROUP)["br"] == {"N": "2"}
 
 
 def test_a_step_has_the_short_names_that_the_protocol_gives_it():
     first, _, last = CODEC.encode(FULL)["steps"]["L"]
     assert set(first["M"]) == {"n", "s", "q", "d", "a", "ca", "e", "sa", "ea"}
     assert set(first["M"]["e"]["M"]) == {"k", "m"}
+    _, ask, hold, pay = CODEC.encode(GROUP)["steps"]["L"]
+    assert set(ask["M"]) == {"n", "s", "q", "a", "sa", "w", "an", "r"}
+    assert set(hold["M"]) == {"n", "c"}
+    assert set(pay["M"]) == {"n", "s", "an", "ch"}
+    assert set(ask["M"]["an"]["M"]) == {"h", "ok", "by", "at", "f"}
+    assert set(pay["M"]["an"]["M"]) == {"h", "ok", "by", "at", "e", "l"}
     assert set(last["M"]) < set(first["M"])
 
 
@@ -207,14 +300,22 @@ def test_a_record_of_version_one_is_read_for_ever():
     assert CODEC.decode(recorded("v1")) == FULL
 
 
-def test_a_record_of_version_one_is_still_what_is_written():
+def test_version_two_adds_to_version_one_and_changes_nothing_of_it():
+    assert CODEC.encode(FULL) == {**recorded("v1"), "v": {"N": "2"}}
+
+
+def test_a_record_of_version_two_is_read_for_ever():
+    assert CODEC.decode(recorded("v2")) == GROUP
+
+
+def test_a_record_of_version_two_is_still_what_is_written():
     # When this fails, the layout has changed: give it a new version and an upcaster.
-    assert CODEC.encode(FULL) == recorded("v1")
+    assert CODEC.encode(GROUP) == recorded("v2")
 
 
 def test_a_record_from_the_future_says_that_newer_code_is_needed():
-    item: Item = {**CODEC.encode(new()), "v": {"N": "2"}}
-    with pytest.raises(StoreError, match=r"S#default#s1 has layout 2.*deploy the newer code") as e:
+    item: Item = {**CODEC.encode(new()), "v": {"N": "3"}}
+    with pytest.raises(StoreError, match=r"S#default#s1 has layout 3.*deploy the newer code") as e:
         CODEC.decode(item)
     assert not e.value.ambiguous
 
@@ -240,7 +341,7 @@ def test_an_older_record_is_brought_up_version_by_version():
 
 def test_a_record_too_old_to_be_read_is_an_error():
     with pytest.raises(StoreError, match="cannot be read"):
-        RecordCodec(version=2).decode(CODEC.encode(new()))
+        RecordCodec(version=3).decode(CODEC.encode(new()))
 
 
 @pytest.mark.parametrize("missing", sorted(NEEDED))

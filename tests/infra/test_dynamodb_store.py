@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from infra.codec import RecordCodec
+from infra.codec import UPCASTERS, RecordCodec
 from infra.dynamodb_store import DynamoDBSagaStore
 from infra.packing import ITEM_LIMIT, Item
 from saga_core.errors import ItemTooLargeError, StaleInstanceError, StoreError
@@ -32,7 +34,9 @@ from saga_core.transition import swept
 from tests.contracts.harness import CODEC, Dynamo
 from tests.contracts.sagas import (
     BOOM,
+    GROUPED,
     LEASE_MS,
+    ORDER,
     after,
     at_version,
     cancelled,
@@ -43,12 +47,14 @@ from tests.contracts.sagas import (
     new,
     parked,
     succeeded,
+    undone,
 )
 from tests.fakes.aws import LocalAws
 from tests.fakes.clock import T0
 from tests.fakes.faults import Fault
 
 KEY = Key("default", "s1")
+NAMES = ("reserve", "charge", "ship")  # of the steps in the records of older layouts
 
 
 def claim(store: DynamoDBSagaStore, claim_id: str = "c1", *, at: int = T0, epoch: int = 1) -> Any:
@@ -150,6 +156,41 @@ def test_a_commit_of_the_last_step_leaves_the_work_index(table):
     gone = {"gs_pk", "sweep_at", "lease_id", "lease_until", "nudge_id", "nudge_at", "began_at"}
     assert not set(item) & gone
     assert item["expires_at"] == {"N": str((T0 + 10**9) // 1000)}
+
+
+def test_a_group_that_is_done_leaves_nothing_behind(table):
+    held = at_version(claimed(claimed(new(saga=GROUPED), "a", branch=0), "b", branch=1), 3)
+    table.seed(held)
+    then = succeeded(held, "a", context='{"a":1,"x":1}', saga=GROUPED)
+    first = table.store.commit(held, then, claim_id="a").instance
+    assert table.store.redispatch(first, nudge_id="n", now=T0) == Written(
+        replace(first, lane=replace(first.lane, nudge=Nudge("n", T0)))
+    )
+    assert {"br", "b1", "nudge_id", "nudge_at"} <= set(raw(table))
+    assert "b0" not in raw(table)
+    # Decided without a look at the nudge of the main lane.
+    then = succeeded(first, "b", saga=GROUPED)
+    joined = table.store.commit(first, then, claim_id="b").instance
+    assert raw(table) == CODEC.encode(joined)
+    assert not {"br", "b0", "b1", "nudge_id", "nudge_at"} & set(raw(table))
+
+
+def test_a_move_within_a_group_is_one_write(table):
+    stored = table.seed(at_version(new(saga=GROUPED), 1))
+    with table.aws.dynamodb.counting() as calls:
+        for branch, claim_id in ((1, "b"), (0, "a")):
+            held = table.store.claim(
+                stored.key,
+                epoch=1,
+                definition=stored.definition,
+                claim_id=claim_id,
+                now=T0,
+                until=T0 + LEASE_MS,
+                branch=branch,
+            ).instance
+            then = succeeded(held, claim_id, saga=GROUPED)
+            table.store.commit(held, then, claim_id=claim_id)
+    assert calls == {"update_item": 4}
 
 
 def test_a_claim_touches_no_index_key(table):
@@ -481,7 +522,7 @@ class OlderCodec(RecordCodec):
         return {**renamed("cancel", "by")(item), "v": {"N": "0"}}
 
 
-FROM_V0 = RecordCodec(upcasters={0: renamed("by", "cancel")})
+FROM_V0 = RecordCodec(upcasters={**UPCASTERS, 0: renamed("by", "cancel")})
 
 
 @pytest.fixture
@@ -523,7 +564,9 @@ def test_an_item_whose_layout_had_other_steps_gets_them_all_anew(table, aws):
     def stepless(item: Item) -> Item:
         return {**item, "steps": CODEC.encode(new())["steps"]}
 
-    store = DynamoDBSagaStore(aws.dynamodb, table.table, codec=RecordCodec(upcasters={0: stepless}))
+    store = DynamoDBSagaStore(
+        aws.dynamodb, table.table, codec=RecordCodec(upcasters={**UPCASTERS, 0: stepless})
+    )
     before = at_version(claimed(new()), 2)
     item: Item = {**CODEC.encode(before), "v": {"N": "0"}, "steps": {"L": []}}
     table.aws.dynamodb.wrapped.put_item(TableName=table.table, Item=item)
@@ -540,8 +583,40 @@ def test_an_item_of_an_older_layout_that_moved_is_not_rewritten(table, aged):
     assert raw(table)["v"] == {"N": "0"}
 
 
+def test_a_saga_of_layout_one_is_driven_to_its_end(aws, table):
+    # As it was written by the first release, its holder dead.
+    item: Item = json.loads((Path(__file__).parent / "records" / "v1.json").read_text())
+    assert item["v"] == {"N": "1"}
+    table.aws.dynamodb.wrapped.put_item(TableName=table.table, Item=item)
+    named = (replace(s, name=n) for s, n in zip(ORDER.steps, NAMES, strict=True))
+    saga = replace(ORDER, steps=tuple(named))
+    old = CODEC.decode(item)
+    at = old.lane.lease.until + 1 if old.lane.lease is not None else 0
+    versions = []
+    for claim_id in ("u1", "u2"):
+        found = table.store.find(old.key, at)
+        result = table.store.claim(
+            old.key,
+            epoch=found.lane.epoch,
+            definition=old.definition,
+            claim_id=claim_id,
+            now=at,
+            until=at + LEASE_MS,
+        )
+        assert isinstance(result, Written)
+        then = after(result.instance, undone(claim_id, at=at), saga=saga)
+        committed = table.store.commit(result.instance, then, claim_id=claim_id)
+        assert committed == Written(at_version(then, result.instance.version + 1))
+        arguments = {"pk": item["pk"], "sk": item["sk"]}
+        reply = table.aws.dynamodb.wrapped.get_item(TableName=table.table, Key=arguments)
+        assert reply["Item"] == CODEC.encode(committed.instance)
+        versions.append(reply["Item"]["v"]["N"])
+    assert committed.instance.status is SagaState.COMPENSATED
+    assert versions == ["2", "2"]
+
+
 def test_an_item_of_a_newer_layout_is_left_alone_before_anything_is_spent(table):
-    item = {**CODEC.encode(at_version(new(), 1)), "v": {"N": "2"}}
+    item = {**CODEC.encode(at_version(new(), 1)), "v": {"N": "3"}}
     table.aws.dynamodb.wrapped.put_item(TableName=table.table, Item=item)
     with pytest.raises(StoreError, match="deploy the newer code") as trouble:
         claim(table.store)
@@ -551,7 +626,7 @@ def test_an_item_of_a_newer_layout_is_left_alone_before_anything_is_spent(table)
 
 def test_a_newer_worker_that_rewrote_the_item_fences_an_older_one_off(table):
     before = table.seed(at_version(claimed(new()), 2))
-    newer = {**CODEC.encode(before), "v": {"N": "2"}}
+    newer = {**CODEC.encode(before), "v": {"N": "3"}}
     table.aws.dynamodb.wrapped.put_item(TableName=table.table, Item=newer)
     with pytest.raises(StoreError, match="deploy the newer code"):
         table.store.commit(before, succeeded(before), claim_id="c1")

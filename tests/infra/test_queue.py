@@ -194,7 +194,24 @@ def test_a_message_is_parsed():
 
 
 def test_a_field_of_a_later_version_is_ignored():
-    assert parse(json.dumps({**GOOD, "l": "lane", "x": {"y": [1]}})) == parse(json.dumps(GOOD))
+    assert parse(json.dumps({**GOOD, "z": "lane", "x": {"y": [1]}})) == parse(json.dumps(GOOD))
+
+
+@pytest.mark.parametrize("branch", [0, 7, 99])
+def test_a_message_may_be_of_a_branch(branch):
+    assert parse(json.dumps({**GOOD, "l": branch})).branch == branch
+    assert parse(json.dumps(GOOD)).branch is None
+
+
+@pytest.mark.parametrize("branch", [-1, 100, True, "1", 1.0, [1], 10**30])
+def test_what_is_no_place_of_a_step_is_no_branch(branch):
+    with pytest.raises(InvalidMessageError, match="l is not the place of a step"):
+        parse(json.dumps({**GOOD, "l": branch}))
+
+
+def test_a_branch_that_is_not_open_has_no_message():
+    with pytest.raises(ValueError, match="has no open branch 3"):
+        body_of(new(), "step", "x", 3)
 
 
 def test_a_correlation_id_may_be_empty():

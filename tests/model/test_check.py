@@ -11,10 +11,19 @@ from infra import conditions
 from saga_core import transition, turn
 from saga_core.transition import Reason
 from spec import check
-from spec.check import NotCheckedError, Report, Tlc, configurations, expectation, main, schedule
+from spec.check import (
+    NotCheckedError,
+    Report,
+    Tlc,
+    configurations,
+    expectation,
+    main,
+    module,
+    schedule,
+)
 
 ROOT = Path(__file__).parents[2]
-MODEL = (ROOT / "spec" / "Saga.tla").read_text()
+MODELS = {path.stem: path.read_text() for path in (ROOT / "spec").glob("*.tla")}
 BROKEN = sorted((ROOT / "spec" / "broken").glob("*.cfg"))
 ALL = configurations(deep=True, names=[])
 
@@ -22,19 +31,25 @@ ALL = configurations(deep=True, names=[])
 # -- the model and the code ---------------------------------------------------------
 
 
-def remarks() -> str:
-    lines = re.findall(r"\\\* (.*)|\(\* (.*?) *\*\)", MODEL)
+def remarks(model: str) -> str:
+    lines = re.findall(r"\\\* (.*)|\(\* (.*?) *\*\)", model)
     return "\n".join("".join(line) for line in lines)
 
 
-def test_every_function_that_the_model_names_exists() -> None:
-    named = set(re.findall(r"(?<!\w)_[a-z_]+", remarks()))
+def test_there_is_a_model_of_one_lane_of_several_and_of_answers() -> None:
+    assert sorted(MODELS) == ["Answers", "Lanes", "Saga"]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_function_that_the_model_names_exists(model: str) -> None:
+    named = set(re.findall(r"(?<!\w)_[a-z_]+", remarks(model)))
     assert len(named) > 15
     assert {n for n in named if not hasattr(turn, n) and not hasattr(transition, n)} == set()
 
 
-def test_every_clause_and_every_reason_that_the_model_names_exists() -> None:
-    named = set(re.findall(r"(?<!\w)[A-Z]+(?:_[A-Z]+)+", remarks()))
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_clause_and_every_reason_that_the_model_names_exists(model: str) -> None:
+    named = set(re.findall(r"(?<!\w)[A-Z]+(?:_[A-Z]+)+", remarks(model)))
     assert len(named) > 5
     known = {*vars(conditions), *Reason.__members__, *vars(transition)}
     assert named - known == set()
@@ -42,8 +57,8 @@ def test_every_clause_and_every_reason_that_the_model_names_exists() -> None:
 
 def test_the_document_names_what_exists() -> None:
     text = (ROOT / "docs" / "model.md").read_text()
-    for module, name in re.findall(r"`(turn|transition|conditions)\.(?!py`)(\w+)`", text):
-        assert hasattr({"turn": turn, "transition": transition}.get(module, conditions), name), name
+    for room, name in re.findall(r"`(turn|transition|conditions)\.(?!py`)(\w+)`", text):
+        assert hasattr({"turn": turn, "transition": transition}.get(room, conditions), name), name
     rows = set(re.findall(r"^\| `(\w+)` \| `\w+`", text, re.MULTILINE))
     assert rows == {path.stem for path in BROKEN}
 
@@ -51,14 +66,22 @@ def test_the_document_names_what_exists() -> None:
 # -- the configurations ----------------------------------------------------------------
 
 
-def test_every_rule_that_can_be_broken_is_broken_once() -> None:
-    switches = set(re.findall(r'Broken (?:=|#) "(\w+)"', MODEL))
-    assert switches == {path.stem for path in BROKEN}
+@pytest.mark.parametrize("name", MODELS)
+def test_every_rule_that_can_be_broken_is_broken_once(name: str) -> None:
+    switches = set(re.findall(r'Broken (?:=|#) "(\w+)"', MODELS[name]))
+    assert switches == {path.stem for path in BROKEN if module(path) == name}
+
+
+def test_what_is_run_is_all_that_there_is() -> None:
+    assert sorted(ALL) == sorted((ROOT / "spec").rglob("*.cfg"))
+    assert {module(path) for path in ALL} == set(MODELS)
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
 def test_a_configuration_gives_every_constant(path: Path) -> None:
-    constants = re.findall(r"^  (\w+),? +\\\*", MODEL.partition("VARIABLES")[0], re.MULTILINE)
+    constants = re.findall(
+        r"^  (\w+),? +\\\*", MODELS[module(path)].partition("VARIABLES")[0], re.MULTILINE
+    )
     assert sorted(constants) == sorted(re.findall(r"^  (\w+) = ", path.read_text(), re.MULTILINE))
 
 
@@ -68,7 +91,7 @@ def test_a_broken_configuration_checks_the_property_that_must_fall(path: Path) -
     expected = expectation(path)
     assert f'Broken = "{path.stem}"' in text
     assert re.findall(r"^(?:INVARIANTS|PROPERTIES)\n  (\w+)\n", text, re.MULTILINE) == [expected]
-    assert re.search(rf"^{expected} ==", MODEL, re.MULTILINE)
+    assert re.search(rf"^{expected} ==", MODELS[module(path)], re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p not in BROKEN], ids=lambda p: p.stem)
@@ -77,10 +100,12 @@ def test_a_good_configuration_breaks_nothing(path: Path) -> None:
     assert 'Broken = "nothing"' in path.read_text()
 
 
-def test_between_them_the_good_ones_check_every_property() -> None:
-    properties = MODEL.partition("What must hold.")[2].partition("Symmetry ==")[0]
-    for name in re.findall(r"^(\w+) ==", properties, re.MULTILINE):
-        assert any(f"\n  {name}\n" in p.read_text() for p in ALL if p not in BROKEN), name
+@pytest.mark.parametrize("name", MODELS)
+def test_between_them_the_good_ones_check_every_property(name: str) -> None:
+    good = [p.read_text() for p in ALL if p not in BROKEN and module(p) == name]
+    properties = MODELS[name].partition("What must hold.")[2].partition("Symmetry ==")[0]
+    for found in re.findall(r"^(\w+) ==", properties, re.MULTILINE):
+        assert any(f"\n  {found}\n" in text for text in good), found
 
 
 # -- what TLC says -----------------------------------------------------------------------
@@ -165,6 +190,12 @@ def test_a_schedule_shows_what_each_action_changed() -> None:
     assert third == "  3 Stuttering"
 
 
+def test_a_schedule_says_of_which_lane_a_message_is() -> None:
+    first = '[epoch |-> "current", at'
+    _, second, _ = schedule(FELL.replace(first, first.replace("[", "[lane |-> 2, ")))
+    assert "msgs = 1 current of lane 2 held by a b;" in second
+
+
 # -- the command ---------------------------------------------------------------------------
 
 
@@ -210,7 +241,7 @@ def test_a_name_that_is_none_is_refused() -> None:
 
 def test_the_large_ones_are_run_when_asked_for() -> None:
     large = [p.stem for p in ALL if p not in configurations(deep=False, names=[])]
-    assert large == ["deep", "faults"]
+    assert large == ["deep", "faults", "lanes_deep"]
 
 
 def test_without_java_it_says_that_nothing_was_checked(

@@ -78,6 +78,10 @@ class SandboxClock(Clock):
         """See Clock."""
         return f"{self._ids.getrandbits(32):08x}"
 
+    def new_secret(self) -> str:
+        """See Clock."""
+        return f"{self._ids.getrandbits(128):032x}"
+
     def jitter(self) -> float:
         """See Clock."""
         return self._chance.random()

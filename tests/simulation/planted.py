@@ -92,7 +92,7 @@ def starter_forgets(patch: Patch) -> None:
 
 
 def sends_before_the_put(patch: Patch) -> None:
-    def start(new: SagaInstance, *, ends_at: int) -> Turn[Started]:
+    def start(new: SagaInstance, _definition: Any, *, ends_at: int) -> Turn[Started]:
         announced = yield from Send(new, 0, "start")
         reply = yield from Create(new)
         if isinstance(reply, Written):

@@ -130,7 +130,7 @@ class Verdicts:
         policy = step.compensation_retry if back else step.retry
         kept = {
             "bytes": size <= ITEM_BUDGET + RESERVE,
-            "failures": saga.lane.reported <= policy.max_attempts,
+            "failures": policy.max_attempts is None or saga.lane.reported <= policy.max_attempts,
             "visits to the dead letters": saga.stalls <= MAX_STALLS,
             "moves": saga.hops <= self._definition.hop_max + 20,  # claims that only settle it
             "attempts": 0 <= saga.lane.reported <= saga.lane.attempts,

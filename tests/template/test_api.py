@@ -13,6 +13,7 @@ SCOPES = {
     "POST /sagas/{id}/resume": "saga:resume",
     "POST /sagas/{id}/cancel": "saga:cancel",
     "POST /sagas/{id}/skip": "saga:skip",
+    "POST /answers/{token}": "saga:answer",
 }
 
 

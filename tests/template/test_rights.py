@@ -24,13 +24,13 @@ RIGHTS = {
     },
     "StarterRole": {
         "${StarterLogGroup.Arn}": LOGS,
-        TABLE: {"dynamodb:PutItem"},
+        TABLE: {"dynamodb:PutItem", "dynamodb:GetItem", "dynamodb:UpdateItem"},
         "${WorkQueue.Arn}": SEND,
         "${StartQueue.Arn}": RECEIVE,
     },
     "WorkerRole": {
         "${WorkerLogGroup.Arn}": LOGS,
-        TABLE: {"dynamodb:UpdateItem"},
+        TABLE: {"dynamodb:PutItem", "dynamodb:GetItem", "dynamodb:UpdateItem"},
         "${WorkQueue.Arn}": SEND | RECEIVE | POSTPONE,
     },
     "DeadLettersRole": {

@@ -61,6 +61,7 @@ SIMPLE = {
         300,
     ),
     "SagaStalledAlarm": ("SagaStalled", OURS, "Sum", 1, True, 60),
+    "SagaOverdueAlarm": ("SagaOverdue", OURS, "Sum", 1, True, 60),
     "CompensationFailedAlarm": ("CompensationFailed", OURS, "Sum", 1, True, 60),
     "SweeperLagAlarm": ("SweeperLag", OURS, "Maximum", 300, False, 300),
     "SweeperErrorsAlarm": ("Errors", of_function("SweeperFunction"), "Sum", 0, False, 180),

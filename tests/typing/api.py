@@ -14,13 +14,16 @@ from pydantic import BaseModel
 
 from saga_core import (
     AlreadyCompletedError,
+    AwaitAnswer,
     Cause,
     CompensationFailedError,
     Direction,
     Environment,
     Fatal,
     InMemorySagaStore,
+    NotAllowedError,
     OutcomeUnknown,
+    Retention,
     RetryPolicy,
     Saga,
     SagaDefinition,
@@ -94,6 +97,67 @@ assert_type(ORDER, SagaDefinition)
 assert_type(ORDER.steps, tuple[StepDefinition, ...])
 assert_type(ORDER.ref, str)
 assert_type(reserve_stock.name, str)
+
+
+# -- the vocabulary of flow ------------------------------------------------------------------
+
+
+def is_large(ctx: Order) -> bool:
+    return ctx.quantity > 10
+
+
+PURCHASE = Saga(
+    "purchase",
+    context=Order,
+    timeout=timedelta(days=2),
+    retention=Retention(completed=timedelta(days=30), compensated=timedelta(days=90)),
+)
+
+
+@PURCHASE.step(group="offers", timeout=timedelta(seconds=5), compensatable=False)
+async def ask_one(ctx: Order) -> None: ...
+
+
+@PURCHASE.step(group="offers", delay=timedelta(minutes=20), compensatable=False)
+def ask_other(ctx: Order) -> None: ...
+
+
+@PURCHASE.step(when=is_large)
+def approve(ctx: Order, call: StepCall) -> AwaitAnswer:
+    assert_type(call.token, str)
+    return AwaitAnswer(timeout=timedelta(hours=8))
+
+
+@approve.compensate
+def withdraw(ctx: Order) -> None: ...
+
+
+@PURCHASE.child(order, into="order", name="deliver")
+def delivery(ctx: Order) -> object:
+    return ctx
+
+
+@PURCHASE.step(pivot=True, compensatable=False)
+def commit(ctx: Order) -> None: ...
+
+
+@PURCHASE.step(retry=RetryPolicy(max_attempts=None, cap=timedelta(hours=1)))
+def announce(ctx: Order) -> None: ...
+
+
+assert_type(delivery.name, str)
+assert_type(PURCHASE.build().pivot, int | None)
+assert_type(PURCHASE.build().stage(0), range)
+assert_type(ORDER.children, tuple[SagaDefinition, ...])
+
+
+async def tell(saga: SagaOrchestrator, token: str) -> None:
+    try:
+        assert_type(await saga.answer(token, fields={"by": "ann"}), SagaState)
+        assert_type(await saga.answer(token, error="too dear"), SagaState)
+        assert_type(await saga.heartbeat(token), SagaState)
+    except NotAllowedError as refused:
+        assert_type(refused.reason, str)
 
 
 # -- class style ---------------------------------------------------------------------------
@@ -218,6 +282,11 @@ DIRECT = SagaOrchestrator(ORDER, STORE)
 Saga("order", on_compensation_failure="ignore")  # type: ignore[arg-type]  # no such behaviour
 Saga("order", Order)  # type: ignore[call-arg]  # options are keywords
 order.step(retries=3)  # type: ignore[call-overload]  # no such option
+order.step(when=True)  # type: ignore[call-overload]  # a function of the context
+order.step(delay=20)  # type: ignore[call-overload]  # a timedelta
+order.child(ORDER)(delivery, retry=RetryPolicy())  # type: ignore[call-arg]  # an option of child
+AwaitAnswer(timeout=60)  # type: ignore[arg-type]  # a timedelta
+AwaitAnswer()  # type: ignore[call-arg]  # for ever is no time-out
 RetryPolicy(3)  # type: ignore[call-arg]  # the same
 SagaOrchestrator.builder("x").timeout("30")  # type: ignore[arg-type]  # a timedelta or seconds
 reserve_stock.compensate(release_stock, retry=RetryPolicy())  # type: ignore[call-overload]  # either or
