@@ -708,6 +708,9 @@ def _withheld(d: SagaDefinition, i: SagaInstance, lane: Lane, e: Withheld) -> Sa
     if e.reason is Withhold.HOPS:
         limit = StepError("HopLimit", f"{i.hops} moves are more than any honest failure needs")
         return _park(i, Why.STALLED, limit)
+    answer = _pending(i.steps[lane.index]) if forward else None
+    if answer is not None:  # whatever was decided before it came
+        return _answered(d, i, lane, answer, e.at)
     if e.reason is Withhold.LOST:
         n = lane.attempts - lane.reported
         error = StepError("AttemptsLost", f"{n} attempts vanished without a report")
@@ -718,10 +721,7 @@ def _withheld(d: SagaDefinition, i: SagaInstance, lane: Lane, e: Withheld) -> Sa
     if not forward:
         raise IllegalEventError(f"saga {i.id} compensates; {e.reason} cannot stop it")
     if e.reason is Withhold.ANSWERED:
-        answer = _pending(i.steps[lane.index])
-        if answer is None:
-            raise IllegalEventError(f"saga {i.id} was not answered")
-        return _answered(d, i, lane, answer, e.at)
+        raise IllegalEventError(f"saga {i.id} was not answered")
     if e.reason is Withhold.UNANSWERED:
         return _unanswered(d, i, lane, e)
     i = _left_open(i, lane, e.at)
@@ -772,7 +772,9 @@ def _answered(
 ) -> SagaInstance:
     """Settle the step as the answer says; of the answer itself, only its trace is kept.
 
-    The attempt that asked is not among the lane's counted ones.
+    The attempt that asked is not among the lane's counted ones. A refusal is
+    certain for the first attempt that fails only: all attempts share a token, and
+    messages come twice.
     """
     fields = json.loads(answer.fields or "{}")
     if answer.ok:
@@ -783,8 +785,12 @@ def _answered(
     i = _with_step(i, lane.index, answer=None)
     lane = replace(lane, attempts=lane.attempts + 1)
     error = answer.error or StepError("AnsweredFailed", "")
-    failed = StepFailed(claim_id="", error=error, fatal=False, jitter=_FULL, at=at)
-    after = _step_failed(d, _put(i, lane), lane, failed)
+    if lane.clean:  # it may be the refusal of an earlier attempt, delivered again
+        doubt = StepInDoubt(claim_id="", error=error, final=False, jitter=_FULL, at=at)
+        after = _step_in_doubt(d, _put(i, lane), lane, doubt)
+    else:
+        failed = StepFailed(claim_id="", error=error, fatal=False, jitter=_FULL, at=at)
+        after = _step_failed(d, _put(i, lane), lane, failed)
     if after.steps[lane.index].ended_at is None:
         return after
     return _with_step(after, lane.index, answer=replace(answer, fields=None))

@@ -1103,6 +1103,25 @@ def test_a_no_after_an_attempt_that_vanished_leaves_the_doubt():
     assert w.codes == "OK U -"
 
 
+def test_a_no_after_another_no_may_be_the_same_delivered_again_and_is_in_doubt():
+    # All attempts share a token: the second request may be open while the first no comes twice.
+    w = asking(retry=TWICE).waits("b").answered("b", ok=False)
+    w.take("b").waits("b").answered("b", ok=False)
+    assert w.codes == "OK U -"
+    assert w.record("b").doubt is True
+    assert w.i.standing == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    "reason", [r for r in Withhold if r not in (Withhold.HOPS, Withhold.ROLLING_BACK)]
+)
+def test_whatever_a_claim_decided_before_an_answer_came_the_answer_counts(reason):
+    w = asking().answered("b", approved=True)
+    w.hold("b", reason)
+    assert w.record("b").code is StepCode.DONE
+    assert w.context == {"approved": True}
+
+
 def test_an_answer_before_the_wait_is_stored_is_kept_and_used():
     w = asking().answered("b", approved=True)
     assert w.record("b").answer is not None

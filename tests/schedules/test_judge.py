@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from saga_core import Saga, SagaDefinition, StepCall
+from saga_core import RetryPolicy, Saga, SagaDefinition, StepCall
 from saga_core.calls import Direction
 from saga_core.effects import Claim, Commit, Create, Effect, MarkSwept, Record, Redispatch
 from saga_core.errors import IllegalEventError
@@ -170,6 +170,57 @@ def test_a_bad_write_is_refused(name: str) -> None:
     assert refused.value.name == invariant
 
 
+def test_an_undo_while_a_branch_is_in_flight_is_refused() -> None:
+    back: dict[str, Any] = {"phase": Direction.COMPENSATION, "status": SagaState.COMPENSATING}
+    open_ = (Lane(index=1, branch=True),)
+    before = instance(branches=open_, **back)
+    after = moved(held(branches=open_, **back))
+    with pytest.raises(BrokenInvariantError, match="S8"):
+        judge().on_write(Write(1, Record(before, after), before, after))
+
+
+def test_a_claim_of_a_lane_that_is_not_open_is_refused() -> None:
+    claim = replace(CLAIM, branch=1)
+    with pytest.raises(BrokenInvariantError, match="S7: c1 claimed a lane that is not open"):
+        judge().on_write(Write(1, claim, instance(), moved(instance())))
+
+
+def test_a_saga_that_turns_round_past_its_pivot_is_refused() -> None:
+    first, second = D.steps
+    pivoted = replace(
+        D,
+        steps=(
+            replace(first, pivot=True, compensate=None, compensatable=False),
+            replace(second, retry=RetryPolicy(max_attempts=None)),
+        ),
+    )
+    strict = Judge(World(), {D.ref: pivoted})
+    before = held(steps=(done, StepRecord(name="b")))
+    after = committed(before, phase=Direction.COMPENSATION, status=SagaState.COMPENSATING)
+    with pytest.raises(BrokenInvariantError, match="S14"):
+        strict.on_write(Write(1, Commit(before, before, "c1"), before, after))
+
+
+def test_a_condition_that_is_decided_twice_is_refused() -> None:
+    strict = judge()
+    yes = moved(instance(steps=(replace(done, chosen=True), StepRecord(name="b"))))
+    strict.on_write(Write(1, Record(instance(), yes), instance(), yes))
+    no = moved(instance(steps=(StepRecord(name="a", code=StepCode.SKIPPED), StepRecord(name="b"))))
+    with pytest.raises(BrokenInvariantError, match="S17"):
+        strict.on_write(Write(1, Record(instance(), no), instance(), no))
+
+
+def test_a_forward_call_that_was_claimed_after_the_saga_turned_round_is_refused() -> None:
+    strict = judge()
+    turned = moved(held(phase=Direction.COMPENSATION, status=SagaState.COMPENSATING))
+    strict.on_write(Write(1, Record(held(), turned), held(), turned))
+    strict.on_call(call("a", "a:F", fence=turned.version))
+    assert not strict.violations
+    strict.on_call(call("b", "b:F", fence=turned.version + 1))
+    with pytest.raises(BrokenInvariantError, match="S9: b was claimed going forward"):
+        strict.at_the_end(simulation())
+
+
 def test_an_undo_of_an_older_step_first_is_refused() -> None:
     strict = judge()
     strict._started["s"] = {"a": 1, "b": 3}
@@ -310,6 +361,11 @@ compensated = replace(closed, status=SagaState.COMPENSATED)
 failed = instance(status=SagaState.FAILED, lane=Lane(index=1))
 
 
+not_wanted = replace(
+    closed, steps=(StepRecord(name="a", code=StepCode.SKIPPED), StepRecord(name="b"))
+)
+
+
 @pytest.mark.parametrize(
     ("invariant", "saga", "happened"),
     [
@@ -320,6 +376,7 @@ failed = instance(status=SagaState.FAILED, lane=Lane(index=1))
         ("S3", failed, one_of_two),
         ("S8", compensated, undone_in_order_of_doing),
         ("S15", compensated, landed_after_its_undo),
+        ("S17", not_wanted, one_of_two),
         ("L1", instance(), nothing),
     ],
 )
