@@ -146,6 +146,19 @@ def _operations(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         run="saga_cli.guard:run",
     )
 
+    diagram = _operation(
+        commands,
+        "diagram",
+        "draw a saga definition, or where one saga of it is",
+        run="saga_cli.diagram.command:run",
+        defined=False,
+    )
+    diagram.add_argument("definitions", metavar="DEFINITION", help="package.module:NAME")
+    diagram.add_argument("--saga", dest="id", metavar="ID", help="draw how far this one is")
+    diagram.add_argument(
+        "--format", choices=("mermaid", "svg"), default="mermaid", help="mermaid if not given"
+    )
+
 
 def _definitions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     lint = _add(commands, "lint", "saga_cli.lint:run", "check saga definitions")
@@ -167,10 +180,6 @@ def _definitions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help=f"what a step has in the deployment; {DEFAULT_STEP_SECONDS} if not given",
     )
-    diagram = _add(
-        commands, "diagram", "saga_cli.diagram:run", "draw a saga as a Mermaid flowchart"
-    )
-    diagram.add_argument("definition", metavar="DEFINITION", help="package.module:NAME")
 
 
 def _operation(
@@ -179,6 +188,8 @@ def _operation(
     help_: str,
     name: str | None = None,
     run: str | None = None,
+    *,
+    defined: bool = True,
 ) -> argparse.ArgumentParser:
     """A command that talks to a deployed stack or to the local runtime."""
     operation = _add(commands, command, run or f"saga_cli.operate:{name or command}", help_)
@@ -192,7 +203,8 @@ def _operation(
     where.add_argument("--region", metavar="NAME", help="AWS Region")
     where.add_argument("--endpoint-url", metavar="URL", help="instead of AWS")
     where.add_argument("--tenant", default="default", metavar="NAME", help="whose sagas")
-    _definitions_option(where)
+    if defined:
+        _definitions_option(where)
     return operation
 
 

@@ -73,7 +73,7 @@ def start(args: argparse.Namespace) -> int:
 
 def get(args: argparse.Namespace) -> int:
     """Show one saga."""
-    _print(args, _find(connect(args), _key(args)))
+    _print(args, find(connect(args), args))
     return Exit.OK
 
 
@@ -161,6 +161,15 @@ def _accepted(answered: Answered, saga_id: str) -> SagaInstance:
             raise _unknown(saga_id)
         case _:
             raise CommandError(Exit.UNAVAILABLE, "the table did not answer; try again")
+
+
+def find(app: Application, args: argparse.Namespace) -> SagaInstance:
+    """The saga that the command line names.
+
+    Raises:
+        CommandError: There is none, or the table does not answer.
+    """
+    return _find(app, _key(args))
 
 
 def _find(app: Application, key: Key) -> SagaInstance:

@@ -1,0 +1,1 @@
+"""``saga diagram``: what a saga does, and where one of them is, as Mermaid or SVG."""
