@@ -163,7 +163,8 @@ class StepRecord:
         chosen: Its ``when`` was asked and said yes.
         answer: What was answered for it.
         result: What it changed of the context, until its group is done.
-        settled_by: The claim that settled it, likewise.
+        settled_by: Of a branch that was not the last: the claim that settled it, so that
+            its holder recognises its own write.
         child: Id of the saga that it started.
     """
 

@@ -954,7 +954,7 @@ def _joined(d: SagaDefinition, i: SagaInstance) -> SagaInstance:
         result = steps[n].result
         if result is not None:
             text = Delta.from_text(result).applied(text)
-        steps[n] = replace(steps[n], result=None, settled_by=None)
+        steps[n] = replace(steps[n], result=None)
     return replace(i, context_text=text, steps=tuple(steps))
 
 

@@ -509,7 +509,7 @@ def test_a_branch_that_is_done_leaves_and_the_last_one_joins():
     assert w.context == {"b": 1, "c": 3, "d": 4}
     assert not w.i.branches
     assert (w.i.lane.index, w.i.lane.epoch) == (4, 3)
-    assert all(s.result is None and s.settled_by is None for s in w.i.steps)
+    assert all(s.result is None for s in w.i.steps)
 
 
 def test_what_a_branch_takes_out_is_gone_after_the_join():
@@ -866,7 +866,17 @@ def test_an_answer_that_is_repeated_for_a_branch_is_known():
     again = StepSucceeded(claim_id=held, context="{}", at=w.now)
     assert w.ignores(again) is Reason.ALREADY_RECORDED
     w.take("c").ok("c").take("d").ok("d")
-    assert w.ignores(again) is Reason.STALE_TOKEN
+    assert w.ignores(again) is Reason.ALREADY_RECORDED
+
+
+def test_a_commit_whose_reply_was_lost_is_recognised_when_an_answer_has_joined_the_group_since():
+    w = trio().take("b").waits("b")
+    w.take("c").ok("c").take("d")
+    last = w.held("d")
+    w.ok("d").answered("b")
+    assert not w.i.branches
+    again = StepSucceeded(claim_id=last, context="{}", at=w.now)
+    assert w.ignores(again) is Reason.ALREADY_RECORDED
 
 
 def test_a_sweep_looks_after_the_lane_that_comes_first():

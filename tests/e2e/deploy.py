@@ -24,7 +24,7 @@ from tests.e2e.engine import REGION, Engine
 ROOT = Path(__file__).parents[2]
 STACK = "e2e"
 WORKERS = 8  # at once: parameter MaximumConcurrency
-DEFINITIONS = "sagas.post:parcel,sagas.post:letter"
+DEFINITIONS = "sagas.post:parcel,sagas.post:letter,sagas.post:crate"
 MAX_RECEIVE_COUNT = 5
 PARAMETERS = {
     "Alarms": "false",

@@ -20,6 +20,7 @@ from tests.e2e.deploy import DEFINITIONS
 from tests.e2e.engine import wait_for
 from tests.e2e.load import load
 from tests.e2e.outside import Json, Outside, all_stands, nothing_stands, outcomes
+from tests.e2e.sagas.post import TIMER
 from tests.e2e.sagas.world import FOR_EVER, STEPS, Call
 
 Say = Callable[[str], None]
@@ -310,6 +311,74 @@ def is_found_by_the_sweeper(out: Outside, say: Say) -> Parts:
     say("the sweeper, woken every minute, found it in its index: COMPLETED")
 
 
+def flows(out: Outside, say: Say) -> Parts:
+    yield
+    customer = "crate-1"
+    out.world.set(customer, "wrap", "busy")
+    out.world.set(customer, "export", "busy", times=4)  # more than any bounded step is tried here
+    saga = out.started("crate", customer)
+    token = _asked(out, customer)
+    view = wait_for("the wait", lambda: _waiting(out, saga))
+    assert out.world.standing(customer) == ["weigh", "wrap", "ask"], "one waited for the other"
+    say("a group: one step had to be tried again, the other went on meanwhile; both stand")
+    status, body = out.call("POST", f"/answers/{token[:-4]}AAAA", {"outcome": "heartbeat"})
+    assert status == 404, (status, body)
+    assert out.call("POST", f"/answers/{token}", {"outcome": "heartbeat"})[0] == 202
+    later = step(out.get(saga), "ask")["due_at"]
+    assert view is not None
+    assert later > step(view, "ask")["due_at"]
+    say("an approval: it waits, with no function running; a heartbeat moved the time-out")
+    yes = {"outcome": "completed", "context": {"approved_by": "ann"}}
+    no = {"outcome": "failed", "error": "too heavy"}
+    assert [out.call("POST", f"/answers/{token}", a)[0] for a in (yes, yes, no)] == [202, 202, 409]
+    say("POST /answers/{token}: 202, the same again 202, another one 409")
+    wait_for("the stamp", lambda: "stamp" in out.world.standing(customer))
+    wait_for("the pivot", lambda: step(out.get(saga), "stamp")["status"] == "COMPLETED")
+    assert out.ask(saga, "cancel") == 409
+    say("past its pivot, a cancel: 409")
+    view = out.wait(saga, "COMPLETED")
+    assert view["context"]["approved_by"] == "ann"
+    assert out.world.standing(customer) == ["weigh", "wrap", "ask", "stamp", "export"]
+    assert outcomes(out.world.calls(customer), "export").count("busy") == 4
+    calls = {c.operation: c.at for c in reversed(out.world.calls(customer))}
+    waited = calls["export"] - calls["stamp"]
+    assert waited >= TIMER.total_seconds()
+    say(f"a timer of {TIMER.seconds} s: its step began {waited:.1f} s later")
+    say("and was tried until it succeeded, as every step past the pivot")
+
+
+def nobody_answers(out: Outside, say: Say) -> Parts:
+    yield
+    customer = "crate-2"
+    _, body = out.call(
+        "POST",
+        "/sagas/crate",
+        {"customer": customer, "patience": 5},
+        {"Idempotency-Key": customer},
+    )
+    token = _asked(out, customer)
+    view = out.wait(body["id"], "COMPENSATED")
+    assert view["cause"]["error"]["kind"] == "AnswerOverdue", view["cause"]
+    nothing_stands(out, customer)
+    undos = [c.operation for c in out.world.calls(customer) if c.operation.startswith("undo")]
+    assert (undos[0], sorted(undos[1:])) == ("undo ask", ["undo weigh", "undo wrap"]), undos
+    say("nobody answered in time: the step is in doubt and was undone first, then the group's two")
+    late = out.call("POST", f"/answers/{token}", {"outcome": "completed"})
+    assert late[0] == 409, late
+    say(f"an answer after that: {late[0]}, {late[1]['title']}")
+
+
+def _asked(out: Outside, customer: str) -> str:
+    token = wait_for("the question", lambda: out.world.token(customer))
+    assert token is not None
+    return token
+
+
+def _waiting(out: Outside, saga: str) -> Json | None:
+    view = out.get(saga)
+    return view if step(view, "ask")["status"] == "WAITING" else None
+
+
 def survives_a_restart(out: Outside, say: Say) -> Parts:
     yield
     yield
@@ -379,6 +448,8 @@ SCENARIOS = [
     Scenario("is compensated", is_compensated, ("declined-1",)),
     Scenario("waits for its next try", waits, ("patient-1",)),
     Scenario("loses an answer", loses_an_answer, ("lost-answer-1",)),
+    Scenario("runs a group, waits for an approval and for a timer", flows, ("crate-1",)),
+    Scenario("waits for an approval that does not come", nobody_answers, ("crate-2",)),
     Scenario("fails and is resumed", fails_and_is_resumed, ("broken-1",)),
     Scenario("fails and is skipped by hand", fails_and_is_skipped, ("by-hand-1",)),
     Scenario("is cancelled in flight", is_cancelled, ("cancelled-1",)),

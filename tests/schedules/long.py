@@ -1,8 +1,8 @@
 """The long version: ``python -m tests.schedules.long [SCHEDULES]`` (``make simulate``).
 
 Random schedules of every profile, every pair of faults of every shipped example,
-every state of sagas up to two steps, every planted bug, and the Lambda handlers
-themselves in trouble.
+every state of sagas up to two steps and of each construct, every planted bug, and
+the Lambda handlers themselves in trouble.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from saga_core.testing import explore
 from tests.schedules.examples import EXAMPLES, Services
-from tests.schedules.exhaustive import definitions
+from tests.schedules.exhaustive import definitions, flows
 from tests.schedules.exhaustive import explore as visit
 from tests.schedules.planted import BUGS, Bug, hunt
 from tests.schedules.scenarios import PROFILES, run, told
@@ -78,6 +78,8 @@ def _parts(pool: Pool, schedules: int) -> Iterator[tuple[str, bool]]:
     states, moves = (sum(column) for column in zip(*counted, strict=True))
     shapes = f"{len(counted)} definitions up to {MOST_STEPS} steps"
     yield f"{shapes}: {states:,} states, {moves:,} transitions", True
+    for definition, (states, moves) in zip(flows(), pool.imap(visit, flows()), strict=True):
+        yield f"{definition.name}: {states:,} states, {moves:,} transitions", True
     in_lambda = handlers.jobs(schedules // 20, first)  # each takes some ten times as long
     began = time.perf_counter()
     for broken in pool.imap_unordered(handlers.chunk, in_lambda):

@@ -457,6 +457,15 @@ BUGS = (
         6_000,
     ),
     Bug(
+        "a refusal that is certain although it may be an earlier one again",
+        "transition.py",
+        "    if lane.clean:  # it may be the refusal",
+        "    if lane.clean < 0:  # it may be the refusal",
+        ("S3", "S15"),
+        "flow storm",
+        12_000,
+    ),
+    Bug(
         "a late answer that completes its step",
         "transition.py",
         "        return Moved(replace(_with_step(i, index, answer=late), updated_at=e.at))",

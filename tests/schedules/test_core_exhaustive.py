@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.schedules.exhaustive import definitions, explore
+from tests.schedules.exhaustive import definitions, explore, flows
+
+SMALL = ("pivot", "pivot-with-undo", "conditions", "pivot-first")
+FLOWS = {definition.name: definition for definition in flows()}
 
 
 def test_no_reachable_state_contradicts_the_world(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,3 +16,9 @@ def test_no_reachable_state_contradicts_the_world(capsys: pytest.CaptureFixture[
     with capsys.disabled():
         print(f"\n  {len(counted)} definitions: {states:,} states, {moves:,} transitions")  # noqa: T201
     assert states > 10_000
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_reachable_state_of_a_construct_contradicts_the_world(name: str) -> None:
+    states, _ = explore(FLOWS[name])
+    assert states > 5_000

@@ -1,4 +1,4 @@
-"""A parcel of three steps, and a letter of one, in the decorator style of examples/order.py."""
+"""A parcel of three steps, a letter of one, and a crate: a group, an approval, a pivot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, Field
 
-from saga_core import RetryPolicy, Saga, StepCall
+from saga_core import AwaitAnswer, RetryPolicy, Saga, StepCall
 
 from .world import DeclinedError, World  # noqa: TID252 - in the artifact the package has another name
 
@@ -79,3 +79,67 @@ def send(ctx: Order, call: StepCall) -> None:
 def intercept(ctx: Order, call: StepCall) -> None:
     """Fish it out."""
     _undo(ctx, call)
+
+
+class Crate(Order):
+    """What has to be asked for before it leaves."""
+
+    patience: int = Field(default=600, ge=1)
+    approved_by: str | None = None
+    wrapped: str | None = None
+    weighed: str | None = None
+
+
+TIMER = timedelta(seconds=12)
+crate = Saga("crate", context=Crate, timeout=timedelta(hours=1))
+
+
+@crate.step(group="pack", retry=patient)
+def wrap(ctx: Crate, call: StepCall) -> None:
+    """Nail it shut."""
+    world = World.here()
+    ctx.wrapped = world.happen(call.step, ctx.customer, call.idempotency_key, call.attempt)
+
+
+@wrap.compensate
+def unwrap(ctx: Crate, call: StepCall) -> None:
+    """Open it."""
+    _undo(ctx, call)
+
+
+@crate.step(group="pack", retry=patient)
+def weigh(ctx: Crate, call: StepCall) -> None:
+    """Put it on the scales, at the same time."""
+    world = World.here()
+    ctx.weighed = world.happen(call.step, ctx.customer, call.idempotency_key, call.attempt)
+
+
+@weigh.compensate
+def unload(ctx: Crate, call: StepCall) -> None:
+    """Take it off the scales."""
+    _undo(ctx, call)
+
+
+@crate.step
+def ask(ctx: Crate, call: StepCall) -> AwaitAnswer:
+    """Have somebody look at it."""
+    World.here().ask(ctx.customer, call.idempotency_key, call.attempt, call.token)
+    return AwaitAnswer(timeout=timedelta(seconds=ctx.patience))
+
+
+@ask.compensate
+def withdraw(ctx: Crate, call: StepCall) -> None:
+    """The question is moot."""
+    _undo(ctx, call)
+
+
+@crate.step(pivot=True, compensatable=False, retry=patient)
+def stamp(ctx: Crate, call: StepCall) -> None:
+    """Customs take no stamp back."""
+    _do(ctx, call)
+
+
+@crate.step(compensatable=False, delay=TIMER)
+def export(ctx: Crate, call: StepCall) -> None:
+    """Past the pivot, a while later: tried until it succeeds."""
+    _do(ctx, call)

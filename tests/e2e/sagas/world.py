@@ -19,6 +19,8 @@ PLACE = "SAGA_E2E_WORLD"  # the environment variable that names the file
 FOR_EVER = -1
 STEPS = ["reserve", "charge", "ship"]  # of a parcel
 
+_TOKEN = "token "  # the outcome of a call that asked begins so
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS effects (
   key TEXT PRIMARY KEY, customer TEXT, operation TEXT, happened INTEGER, undone INTEGER);
@@ -105,6 +107,11 @@ class World:
         self._lose_the_answer(operation, customer, key, attempt)
         return f"{operation}-{key[-12:]}"
 
+    def ask(self, customer: str, key: str, attempt: int, token: str) -> None:
+        """Lay a question on somebody's desk, who needs the token to answer it."""
+        self.happen("ask", customer, key, attempt)
+        self._note("ask", customer, key, attempt, _TOKEN + token)
+
     def undo(self, operation: str, customer: str, key: str, attempt: int) -> None:
         """Undo the effect of a forward call's key; leave a tombstone also if there was none."""
         undo = f"undo {operation}"
@@ -167,6 +174,11 @@ class World:
         """Nothing goes wrong for this customer any more."""
         with self._open() as db:
             db.execute("DELETE FROM switches WHERE customer = ?", (customer,))
+
+    def token(self, customer: str) -> str | None:
+        """What whoever was asked about this customer answers with."""
+        asked = [c.outcome for c in self.calls(customer) if c.outcome.startswith(_TOKEN)]
+        return asked[0].removeprefix(_TOKEN) if asked else None
 
     def standing(self, customer: str) -> list[str]:
         """The operations whose effect stands."""
