@@ -8,23 +8,31 @@
 ``world`` is your fake services: anything with ``reset()`` and ``snapshot()``.
 The snapshot is what must be equal when nothing stands: balances, reservations,
 parcels; not counters of calls, which repeats may raise.
+
+Where steps wait for answers, ``answers`` says what comes:
+
+    explore(order, context, world, answers={"approve": {"approved_by": "ann"}})
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal, Protocol, TypeAlias, cast
 
 from saga_core.authoring import Saga
 from saga_core.calls import StepCall
 from saga_core.contexts import ContextCodec, StandardContextCodec
-from saga_core.definition import Handler, SagaDefinition
+from saga_core.definition import Handler, SagaDefinition, StepDefinition
 from saga_core.effects import Effect
-from saga_core.instance import SagaInstance, SagaState
-from saga_core.outcome import Fatal, OutcomeUnknown
+from saga_core.events import AnswerGiven, ResumeRequested
+from saga_core.instance import SagaInstance, SagaState, Why
+from saga_core.outcome import AwaitAnswer, Fatal, OutcomeUnknown, StepError
 from saga_core.testing.simulation import (
     Chooser,
     Fault,
@@ -36,6 +44,10 @@ from saga_core.testing.simulation import (
 )
 
 _MOST_STEPS = 5_000  # of one run; a saga that needs more will not end
+_ANSWER_MS = 1_000  # after the question
+
+Fields: TypeAlias = Mapping[str, object]
+Answers: TypeAlias = Mapping[str, Fields | Callable[[StepCall], Fields]]
 
 
 class ObservableWorld(Protocol):
@@ -127,24 +139,64 @@ class _Run:
     trace: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """What is run: a definition, perhaps with a step that fails, and what is answered."""
+
+    label: str
+    definition: SagaDefinition
+    answers: Answers
+
+
 @dataclass(slots=True)
 class _Prover:
     definition: SagaDefinition
     context: object
     world: ObservableWorld
     codec: ContextCodec
+    answers: Answers
     findings: list[Finding] = field(default_factory=list)
     runs: int = 0
 
-    def run(self, definition: SagaDefinition, faults: dict[int, Fault]) -> _Run:
+    def run(self, variant: _Variant, faults: dict[int, Fault]) -> _Run:
         self.world.reset()
         self.runs += 1
         script = _Script(faults)
-        sim = Simulation({definition.ref: definition}, script, codec=self.codec)
-        saga_id = sim.begin(definition, self.context, "explored")
+        sim = Simulation({}, script, codec=self.codec)
+        deployed = _answered(variant.definition, variant.answers, sim)
+        sim.definitions = {d.ref: d for d in (*deployed.children, deployed)}
+        saga_id = sim.begin(deployed, self.context, "explored")
         quiet = sim.run(_MOST_STEPS)
-        saga = next(s for s in sim.sagas if s.id == saga_id)  # its client tries until it stands
+        saga = _of(sim, saga_id)  # its client tries until it stands
+        if saga.why is Why.FORWARD_FAILED and variant.definition is not self.definition:
+            # Past the point of no return what fails for good is repaired, and the saga resumed.
+            repaired = _answered(self.definition, variant.answers, sim)
+            sim.deploy(sim.now, {d.ref: d for d in (*repaired.children, repaired)})
+            sim.ask(sim.now + _ANSWER_MS, saga_id, lambda at: ResumeRequested(by="repair", at=at))
+            quiet = sim.run(sim.steps + _MOST_STEPS)
+            saga = _of(sim, saga_id)
         return _Run(saga, quiet, self.stands(), script.effects, tuple(sim.trace))
+
+    def variants(self) -> list[_Variant]:
+        """The saga as it is, with each step failing, and with each answer missing."""
+        plain = _Variant("", self.definition, self.answers)
+        failing = [
+            replace(
+                plain,
+                label=f"{step.name} fails; ",
+                definition=_failing(self.definition, step.name, after_effect=False),
+            )
+            for step in self.definition.steps
+        ]
+        others = [
+            replace(
+                plain,
+                label=f"nobody answers {name}; ",
+                answers={k: v for k, v in self.answers.items() if k != name},
+            )
+            for name in self.answers
+        ]
+        return [plain, *failing, *others]
 
     def stands(self) -> object:
         """What stands now: a copy, because what the world hands out may go on changing."""
@@ -186,34 +238,44 @@ def explore(
     *,
     faults: Literal[1, 2] = 1,
     codec: ContextCodec | None = None,
+    answers: Answers | None = None,
 ) -> Report:
     """Run the saga with one fault at every place where one can happen, or with every two.
 
     Places are all effects of a run that completes, and of the roll-backs that
-    follow when each step fails in turn; the faults at each are a crash before
-    it, a crash after it, a lost answer, a refusal, a stall past the lease, and
-    a request that arrives long after its time-out.
+    follow when each step fails in turn, or an answer does not come; the faults at
+    each are a crash before it, a crash after it, a lost answer, a
+    refusal, a stall past the lease, and a request that arrives long after its
+    time-out. A step that fails for good past the pivot is repaired, and the
+    saga resumed.
 
     One fault a run takes a second or so. ``faults=2`` also tries every pair, the
     second anywhere after the first: some hundred times as many runs.
+
+    Args:
+        saga: What is proven.
+        context: What it is started with.
+        world: Your fake services.
+        faults: How many a run has.
+        codec: How the context is read, if not in the standard way.
+        answers: By step, the fields that whoever was asked answers with, or a
+            function of the question that does what was asked for and gives them.
+            One that raises refuses, and leaves nothing of what it was asked. A step
+            that is not named is never answered.
     """
-    prover = _prover(saga, context, world, codec)
+    prover = _prover(saga, context, world, codec, answers)
     untouched = prover.nothing()
-    plain = prover.run(prover.definition, {})
+    variants = prover.variants()
+    plain = prover.run(variants[0], {})
     prover.judge(plain, "without any fault", untouched=untouched, completed=None)
     completed = plain.left
-    variants = [("", prover.definition)]
-    variants += [
-        (f"{step.name} fails; ", _failing(prover.definition, step.name, after_effect=False))
-        for step in prover.definition.steps
-    ]
-    for label, definition in variants:
-        for place, fault in _places(prover.run(definition, {})):
-            first = prover.run(definition, {place: fault})
-            told = f"{label}{fault} at {describe(first.effects[place])}"
+    for variant in variants:
+        for place, fault in _places(prover.run(variant, {})):
+            first = prover.run(variant, {place: fault})
+            told = f"{variant.label}{fault} at {describe(first.effects[place])}"
             prover.judge(first, told, untouched=untouched, completed=completed)
             for later, another in _places(first, after=place) if faults > 1 else ():
-                second = prover.run(definition, {place: fault, later: another})
+                second = prover.run(variant, {place: fault, later: another})
                 also = f"{told}, {another} at {describe(second.effects[later])}"
                 prover.judge(second, also, untouched=untouched, completed=completed)
     return prover.report("exploration", plain)
@@ -235,25 +297,37 @@ def prove_rollback(
     world: ObservableWorld,
     *,
     codec: ContextCodec | None = None,
+    answers: Answers | None = None,
 ) -> Report:
     """Compare the world before and after the roll-back from every failing step.
 
     Each step fails twice: before its effect, and after it with its answer lost.
+    A saga that is past its pivot, or may be, does not roll back: there what fails
+    is repaired and resumed, and the world has to be that of a run without faults.
+    ``answers`` is as for ``explore``.
     """
-    prover = _prover(saga, context, world, codec)
+    prover = _prover(saga, context, world, codec, answers)
     untouched = prover.nothing()
-    plain = prover.run(prover.definition, {})
+    variant = _Variant("", prover.definition, prover.answers)
+    plain = prover.run(variant, {})
+    completed = plain.left if plain.saga.state is SagaState.COMPLETED else None
     prover.runs = 0  # that one is no roll-back
     for step in prover.definition.steps:
         for after_effect in (False, True):
-            run = prover.run(_failing(prover.definition, step.name, after_effect=after_effect), {})
+            definition = _failing(prover.definition, step.name, after_effect=after_effect)
+            run = prover.run(replace(variant, definition=definition), {})
             moment = "after its effect, its answer lost" if after_effect else "before its effect"
-            prover.judge(run, f"{step.name} fails {moment}", untouched=untouched, completed=None)
+            told = f"{step.name} fails {moment}"
+            prover.judge(run, told, untouched=untouched, completed=completed)
     return prover.report("roll-backs", plain)
 
 
 def _prover(
-    saga: Saga | SagaDefinition, context: object, world: ObservableWorld, codec: ContextCodec | None
+    saga: Saga | SagaDefinition,
+    context: object,
+    world: ObservableWorld,
+    codec: ContextCodec | None,
+    answers: Answers | None,
 ) -> _Prover:
     try:
         asyncio.get_running_loop()
@@ -262,11 +336,54 @@ def _prover(
     else:
         raise RuntimeError("explore and prove_rollback are not for async tests: call them in a def")
     definition = saga.build() if isinstance(saga, Saga) else saga
+    answers = answers or {}
+    strangers = sorted(answers.keys() - {step.name for step in definition.steps})
+    if strangers:
+        raise ValueError(f"answers for steps that {definition.name} does not have: {strangers}")
     if definition.context_type is None:
         definition = replace(definition, context_type=type(context))
     codec = codec or StandardContextCodec()
     codec.decode(codec.encode(context), definition.context_type)  # is it one of this saga's?
-    return _Prover(definition, context, world, codec)
+    return _Prover(definition, context, world, codec, answers)
+
+
+def _of(sim: Simulation, saga_id: str) -> SagaInstance:
+    return next(saga for saga in sim.sagas if saga.id == saga_id)
+
+
+# -- answers ------------------------------------------------------------------------
+
+
+def _answered(d: SagaDefinition, answers: Answers, sim: Simulation) -> SagaDefinition:
+    """The saga with somebody who answers what its steps ask."""
+    steps = (
+        replace(s, execute=Handler.of(partial(_asks, s, answers[s.name], sim)))
+        if s.name in answers
+        else s
+        for s in d.steps
+    )
+    return replace(d, steps=tuple(steps))
+
+
+def _asks(
+    step: StepDefinition,
+    says: Fields | Callable[[StepCall], Fields],
+    sim: Simulation,
+    ctx: object,
+    call: StepCall,
+) -> object:
+    result = _finish(step.execute(ctx, call))
+    if isinstance(result, AwaitAnswer):
+        sim.tell(sim.now + _ANSWER_MS, call.token, partial(_said, says, call))
+    return result
+
+
+def _said(says: Fields | Callable[[StepCall], Fields], call: StepCall, at: int) -> AnswerGiven:
+    try:
+        fields = says(call) if callable(says) else says
+    except Exception as exc:  # noqa: BLE001 - the user's way to say no
+        return AnswerGiven(step="", ok=False, by="answers", at=at, error=StepError.of(exc))
+    return AnswerGiven(step="", ok=True, by="answers", at=at, fields=json.dumps(dict(fields)))
 
 
 def _unexpected(saga: SagaInstance) -> str | None:
@@ -279,12 +396,19 @@ def _unexpected(saga: SagaInstance) -> str | None:
 
 
 def _failing(definition: SagaDefinition, name: str, *, after_effect: bool) -> SagaDefinition:
-    """The saga with a step that always fails, before its effect or after it."""
+    """The saga with a step that always fails, before its effect or after it.
+
+    A step past the pivot is tried until it succeeds: its answer is lost once.
+    """
+    pivot = definition.pivot
+    past = pivot is not None and definition.index(name) > pivot
 
     def execute(ctx: object, call: StepCall) -> object:
         if not after_effect:
             raise Fatal("the step fails, to see the roll-back")
-        _finish(definition.step(name).execute(ctx, call))
+        result = _finish(definition.step(name).execute(ctx, call))
+        if past and call.attempt > 1:
+            return result
         raise OutcomeUnknown("the step's answer is lost, to see the roll-back")
 
     steps = tuple(
@@ -293,9 +417,8 @@ def _failing(definition: SagaDefinition, name: str, *, after_effect: bool) -> Sa
     return replace(definition, steps=steps)
 
 
-def _finish(result: object) -> None:
-    if inspect.isawaitable(result):
-        wait_for(result)
+def _finish(result: object) -> object:
+    return wait_for(cast("Awaitable[object]", result)) if inspect.isawaitable(result) else result
 
 
 def _difference(wanted: object, found: object) -> str:

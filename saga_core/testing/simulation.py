@@ -473,7 +473,7 @@ class Simulation:
                     self.seen[f"request {result.reason.value}"] += 1
                 if result.answer in (Answer.UNAVAILABLE, Answer.NOT_FOUND):
                     process.again()
-        if acknowledge and self.sends[process.id] > self._lanes():
+        if acknowledge and self.sends[process.id] > self._lanes() + self._kin():
             n = self.sends[process.id]
             raise BrokenInvariantError("S11", f"{process.kind} {process.id} sent {n} messages")
         if process.letter is None or process.queue is None or not acknowledge:
@@ -487,6 +487,10 @@ class Simulation:
         """The most lanes that a saga has open at once: an invocation announces each once."""
         stages = (d.stage(n) for d in self.known.values() for n in range(len(d.steps)))
         return max((len(stage) for stage in stages), default=1)
+
+    def _kin(self) -> int:
+        """What an invocation may send besides: to a saga that it starts or undoes, and a parent."""
+        return 2 if any(d.children for d in self.known.values()) else 0
 
     def _recognises_itself(self, process: Process, result: Decision) -> None:
         """Whoever wrote last is not fenced off: the other it sees is itself."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from saga_core.testing import explore
-from tests.schedules.examples import EXAMPLES, Services
+from tests.schedules.examples import ANSWERS, EXAMPLES, Services
 from tests.schedules.exhaustive import definitions, flows
 from tests.schedules.exhaustive import explore as visit
 from tests.schedules.planted import BUGS, Bug, hunt
@@ -39,7 +39,7 @@ def chunk(job: tuple[str, int]) -> str | None:
 
 def pairs(name: str) -> tuple[bool, str]:
     saga, context = EXAMPLES[name]
-    report = explore(saga, context, Services(), faults=2)
+    report = explore(saga, context, Services(), faults=2, answers=ANSWERS.get(name))
     return report.ok, str(report)
 
 

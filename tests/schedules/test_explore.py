@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from examples.checkout import Checkout, Line, checkout
-from saga_core import RetryPolicy, Saga, SagaDefinition, StepCall
+from saga_core import AwaitAnswer, RetryPolicy, Saga, SagaDefinition, StepCall
 from saga_core.testing import explore, prove_rollback
-from tests.schedules.examples import EXAMPLES, Services
+from tests.schedules.examples import ANSWERS, EXAMPLES, Services
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -19,7 +20,7 @@ def test_every_single_fault_of_an_example_ends_well(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saga, context = EXAMPLES[name]
-    report = explore(saga, context, Services())
+    report = explore(saga, context, Services(), answers=ANSWERS.get(name))
     assert report.ok, report
     assert str(report) == f"exploration of {name}: {report.runs} runs, 0 findings"
     with capsys.disabled():
@@ -38,7 +39,7 @@ def test_every_pair_of_faults_of_an_example_ends_well(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_roll_back_of_an_example_leaves_nothing(name: str) -> None:
     saga, context = EXAMPLES[name]
-    report = prove_rollback(saga, context, Services())
+    report = prove_rollback(saga, context, Services(), answers=ANSWERS.get(name))
     assert report.ok, report
     definition = saga.build() if isinstance(saga, Saga) else saga
     assert report.runs == 2 * len(definition.steps)
@@ -204,3 +205,152 @@ def test_an_async_test_is_told_that_it_must_not_be_one() -> None:
 
     with pytest.raises(RuntimeError, match="not for async tests"):
         asyncio.run(test())
+
+
+# -- the vocabulary of flow ----------------------------------------------------------
+
+
+@dataclass
+class Desk:
+    """What stands at services that keep keys and tombstones."""
+
+    standing: dict[str, str] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+
+    def reset(self) -> None:
+        self.standing.clear()
+        self.gone.clear()
+
+    def snapshot(self) -> object:
+        return sorted(self.standing.values())
+
+    def act(self, name: str, call: StepCall) -> None:
+        if call.execute_key in self.gone:
+            raise ValueError("it was undone before it arrived")
+        self.standing[call.execute_key] = name
+
+    def step(self, saga: Saga, name: str, *, undo: bool = True, **options: Any) -> None:
+        step = saga.step(name=name, compensatable=undo, **options)
+        handler = step(lambda _, call: self.act(name, call))
+        if undo:
+            handler.compensate(self.undo)
+
+    def ask(self, saga: Saga, name: str) -> None:
+        def execute(_: object, call: StepCall) -> AwaitAnswer:
+            self.act(name, call)
+            return AwaitAnswer(timeout=timedelta(minutes=3))
+
+        saga.step(name=name)(execute).compensate(self.undo)
+
+    def undo(self, _: object, call: StepCall) -> None:
+        self.gone.add(call.execute_key)
+        self.standing.pop(call.execute_key, None)
+
+
+TWICE = RetryPolicy(max_attempts=2)
+
+
+def test_a_group_and_a_pivot_hold_at_every_fault() -> None:
+    desk, saga = Desk(), Saga("grouped")
+    desk.step(saga, "a", group="g")
+    desk.step(saga, "b", group="g")
+    desk.step(saga, "pay", pivot=True, undo=False, retry=TWICE)
+    desk.step(saga, "mail", undo=False, delay=timedelta(minutes=1))
+    report = explore(saga, {}, desk)
+    assert report.ok, report
+    assert "without any fault" not in str(report)
+    assert prove_rollback(saga, {}, desk).ok
+
+
+def test_a_step_past_the_pivot_that_is_not_idempotent_is_found() -> None:
+    mails: list[str] = []
+    desk, saga = Desk(), Saga("careless")
+    desk.step(saga, "pay", pivot=True, undo=False, retry=TWICE)
+    saga.step(name="mail", compensatable=False)(lambda _: mails.append("sent"))
+
+    class Post(Desk):
+        def reset(self) -> None:
+            desk.reset()
+            mails.clear()
+
+        def snapshot(self) -> object:
+            return (desk.snapshot(), list(mails))
+
+    report = prove_rollback(saga, {}, Post())
+    assert [f.schedule for f in report.findings] == ["mail fails after its effect, its answer lost"]
+    assert "the world is not as after a run without faults" in report.findings[0].wrong
+
+
+def test_a_child_saga_holds_at_every_fault_with_its_parent() -> None:
+    desk, pay, order = Desk(), Saga("pay"), Saga("order")
+    desk.step(pay, "authorise")
+    desk.step(order, "reserve")
+    order.child(pay, name="pay")(lambda _: {})
+    desk.step(order, "ship")
+    report = explore(order, {}, desk)
+    assert report.ok, report
+    assert any("authorise" in line for line in _trace_of(order, desk))
+
+
+def _trace_of(saga: Saga, desk: Desk) -> tuple[str, ...]:
+    class Never(Desk):
+        def snapshot(self) -> object:
+            return object()  # no two are equal: every run is a finding
+
+    report = prove_rollback(saga, {}, Never(desk.standing, desk.gone))
+    return report.findings[-1].trace
+
+
+def asked() -> tuple[Desk, Saga]:
+    desk, saga = Desk(), Saga("asked", timeout=timedelta(hours=1))
+    desk.step(saga, "reserve")
+    desk.ask(saga, "approve")
+    desk.step(saga, "ship")
+    return desk, saga
+
+
+def test_answers_come_and_do_not_come() -> None:
+    desk, saga = asked()
+    report = explore(saga, {}, desk, answers={"approve": {"by": "ann"}})
+    assert report.ok, report
+    assert "without any fault" not in str(report)
+    silent = explore(saga, {}, desk)
+    assert silent.ok
+    assert "COMPENSATED at approve, AnswerOverdue" in str(silent)
+    assert report.runs > silent.runs
+
+
+def test_whoever_is_asked_may_do_it_themselves_or_refuse() -> None:
+    desk, saga = asked()
+
+    def signs(call: StepCall) -> dict[str, object]:
+        desk.act("approve", call)
+        return {"by": call.step}
+
+    assert explore(saga, {}, desk, answers={"approve": signs}).ok
+
+    def refuses(call: StepCall) -> dict[str, object]:
+        desk.standing.pop(call.execute_key, None)
+        raise ValueError("no")
+
+    report = prove_rollback(saga, {}, desk, answers={"approve": refuses})
+    assert report.ok, report
+    assert "COMPENSATED at approve, ValueError: no" in str(report)
+
+
+def test_a_step_that_asks_may_be_async() -> None:
+    saga = Saga("later")
+
+    @saga.step(compensatable=False)
+    async def approve(_: object) -> AwaitAnswer:
+        return AwaitAnswer(timeout=timedelta(minutes=3))
+
+    report = explore(saga, {}, Desk(), answers={"approve": {}})
+    assert report.ok
+    assert "without any fault" not in str(report)
+
+
+def test_an_answer_for_a_step_that_is_not_there_is_refused() -> None:
+    desk, saga = asked()
+    with pytest.raises(ValueError, match=r"asked does not have: \['aprove'\]"):
+        explore(saga, {}, desk, answers={"aprove": {}})
