@@ -338,12 +338,13 @@ def test_whoever_is_asked_may_do_it_themselves_or_refuse() -> None:
     assert "COMPENSATED at approve, ValueError: no" in str(report)
 
 
-def test_a_step_that_asks_may_be_async() -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_step_that_asks_may_be_async_and_need_not_ask_each_time(asks: bool) -> None:  # noqa: FBT001 - a case
     saga = Saga("later")
 
     @saga.step(compensatable=False)
-    async def approve(_: object) -> AwaitAnswer:
-        return AwaitAnswer(timeout=timedelta(minutes=3))
+    async def approve(_: object) -> AwaitAnswer | None:
+        return AwaitAnswer(timeout=timedelta(minutes=3)) if asks else None
 
     report = explore(saga, {}, Desk(), answers={"approve": {}})
     assert report.ok
