@@ -10,16 +10,15 @@ import secrets
 import sys
 import time
 
-from tests.simulation.troubles import run, told
-from tests.simulation.weather import PROFILES
+from tests.simulation.runs import EVERY_PROFILE, run, told
 
 CHUNK = 100
 
 
 def jobs(schedules: int, first: int) -> list[tuple[str, int]]:
     """So many schedules over all profiles, as profiles and first seeds."""
-    per_profile = max(1, schedules // CHUNK // len(PROFILES))
-    return [(profile, first + n * CHUNK) for n in range(per_profile) for profile in PROFILES]
+    per_profile = max(1, schedules // CHUNK // len(EVERY_PROFILE))
+    return [(profile, first + n * CHUNK) for n in range(per_profile) for profile in EVERY_PROFILE]
 
 
 def chunk(job: tuple[str, int]) -> str | None:

@@ -36,7 +36,7 @@ from saga_core.turn import (
     Verdict,
     WorkMessage,
 )
-from tests.simulation.troubles import Outcome, run
+from tests.simulation.runs import Outcome, run
 
 Patch = pytest.MonkeyPatch
 

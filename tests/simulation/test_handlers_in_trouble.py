@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from tests.simulation.troubles import run, shrunk, told, totals
-from tests.simulation.weather import PROFILES
+from tests.simulation.runs import EVERY_PROFILE, run, shrunk, told, totals
 
 FIXED = 40  # seeds of each profile that always run
 FRESH = 5  # and such as nobody has run before
@@ -68,10 +67,17 @@ RARE = {
     "ambiguous": {"own write recognised", "worker lease_conflict", "worker redispatched"},
     "one crash": {"taken over", "worker redispatched", "nothing to undo", "key seen before"},
     "fault-free": set(),
+    "flow safety": PEOPLE - {"start 404"} | {"answer 202", "answer 409", "withdrawn", "long timer"},
+    "flow hard": ZOMBIES | {"answer 202", "answer 409", "answer 503", "withdrawn"},
+    "flow no sweeper": {"answer 202", "dead_letters revived"},
+    "flow no messages": {"answer 202", "sweeper sent", "long timer"},
+    "flow storm": {"answer 202", "delivered again", "worker suppressed", "worker stale"},
+    "flow ambiguous": {"answer 202", "own write recognised"},
+    "flow fault-free": {"answer 202", "answer 409"},
 }
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_no_schedule_breaks_an_invariant_and_the_rare_states_are_reached(profile: str) -> None:
     outcomes = [run(seed, profile) for seed in range(FIXED)]
     fresh = secrets.randbelow(1 << 40)

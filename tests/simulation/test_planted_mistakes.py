@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.planted import BUGS, Bug, hunt
-from tests.simulation.troubles import run, told
+from tests.simulation.runs import run, told
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))

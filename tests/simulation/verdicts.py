@@ -27,13 +27,13 @@ from saga_core.calls import Direction, StepCall
 from saga_core.definition import SagaDefinition
 from saga_core.effects import Claim, Commit, Create, Effect, MarkSwept, Record, Redispatch
 from saga_core.identity import place_of, shard_of
-from saga_core.instance import CLOSED, Nudge, SagaInstance, SagaState
+from saga_core.instance import CLOSED, Lane, Nudge, SagaInstance, SagaState
 from saga_core.ports import ITEM_BUDGET
 from saga_core.testing.invariants import Judge
 from saga_core.testing.simulation import BrokenInvariantError, Simulation
 from saga_core.testing.simulation import Write as Judged
 from saga_core.testing.world import World
-from saga_core.transition import MAX_DELAY_MS, MAX_STALLS, NUDGE_MS
+from saga_core.transition import MAX_DELAY_MS, MAX_STALLS, NUDGE_MS, settled_by
 from tests.simulation.cloud import TABLE, Cloud, Job
 from tests.simulation.dynamo import Write
 from tests.simulation.invocations import Invocation
@@ -75,9 +75,10 @@ class Verdicts:
         """An invocation has decided something. Fenced off it may be, but not by itself (E2)."""
         if said != "fenced":
             return
-        last = next((s.lane.last_id for s in self.sagas if s.id == saga_id), None)
-        if last is not None and self._claims.get(last) is self._cloud.current:
-            self._cloud.broke("E2", f"{self._cloud.current} is fenced off by its own write")
+        for saga in self.sagas:
+            mine = [by for by, who in self._claims.items() if who is self._cloud.current]
+            if saga.id == saga_id and any(settled_by(saga, by) for by in mine[-1:]):
+                self._cloud.broke("E2", f"{self._cloud.current} is fenced off by its own write")
 
     def on_write(self, write: Write, me: Invocation, job: Job) -> None:
         """Something was written."""
@@ -91,7 +92,8 @@ class Verdicts:
             before = decoded(write.before) if write.before is not None else None
             after = decoded(write.after)
             effect = self._effect(before, after, me, self._cloud.time() + job.skew_ms)
-            self._cloud.seen["long timer"] += after.lane.due_at > self._cloud.time() + MAX_DELAY_MS
+            far = self._cloud.time() + MAX_DELAY_MS
+            self._cloud.seen["long timer"] += any(n.due_at > far for n in after.open_lanes)
             # A batch and a sweep are about several sagas, one after the other.
             by = self._writers.setdefault((me.id, after.id), len(self._writers))
             self._judge.on_write(Judged(by, effect, before, after))
@@ -125,19 +127,22 @@ class Verdicts:
         self._judge_budgets(saga, item_size(item))
 
     def _judge_budgets(self, saga: SagaInstance, size: int) -> None:
-        step = self._definition.step(saga.steps[min(saga.lane.index, len(saga.steps) - 1)].name)
-        back = saga.phase is Direction.COMPENSATION
-        policy = step.compensation_retry if back else step.retry
         kept = {
             "bytes": size <= ITEM_BUDGET + RESERVE,
-            "failures": policy.max_attempts is None or saga.lane.reported <= policy.max_attempts,
             "visits to the dead letters": saga.stalls <= MAX_STALLS,
             "moves": saga.hops <= self._definition.hop_max + 20,  # claims that only settle it
-            "attempts": 0 <= saga.lane.reported <= saga.lane.attempts,
+            "failures": all(self._within_policy(saga, lane) for lane in saga.open_lanes),
+            "attempts": all(0 <= n.reported <= n.attempts for n in saga.open_lanes),
         }
         over = [name for name, held in kept.items() if not held]
         if over:
-            raise BrokenInvariantError("S13", f"{saga.id} has too many {over}: {saga.lane}")
+            raise BrokenInvariantError("S13", f"{saga.id} has too many {over}: {saga.open_lanes}")
+
+    def _within_policy(self, saga: SagaInstance, lane: Lane) -> bool:
+        step = self._definition.steps[min(lane.index, len(saga.steps) - 1)]
+        back = saga.direction(lane) is Direction.COMPENSATION
+        policy = step.compensation_retry if back else step.retry
+        return policy.max_attempts is None or lane.reported <= policy.max_attempts
 
     def _effect(
         self, before: SagaInstance | None, after: SagaInstance, me: Invocation, at: int
@@ -145,23 +150,31 @@ class Verdicts:
         """What a write was, by what it changed."""
         if before is None or before.incarnation != after.incarnation:
             return Create(after)
-        old, new = before.lane.lease, after.lane.lease
-        if new is not None and (old is None or old.id != new.id):
-            self._claims[new.id] = me
-            self._versions[new.id] = after.version
-            self._cloud.seen["taken over"] += old is not None
-            return Claim(after.key, before.lane.epoch, after.definition, new.id, at, new.until)
-        if old is not None and new is None and after.lane.epoch != before.lane.epoch:
-            if self._claims.get(old.id) is not me:
-                raise BrokenInvariantError("S6", f"{me} settled an attempt that it never claimed")
-            self._cloud.seen["decided again"] += before.version != self._versions[old.id]
-            return Commit(before, after, after.lane.last_id or "")
-        if before.version == after.version:
-            if before.lane.nudge == after.lane.nudge:
-                return MarkSwept(before, after)
-            self._one_a_minute(before.lane.nudge, after.lane.nudge)
-            return Redispatch(before, "", at)
-        return Record(before, after)
+        for lane in (before.lane, *before.branches):
+            old, now = lane.lease, _same(after, lane)
+            new = now.lease if now is not None else None
+            if new is not None and (old is None or old.id != new.id):
+                self._claims[new.id] = me
+                self._versions[new.id] = after.version
+                self._cloud.seen["taken over"] += old is not None
+                ref, to = after.definition, new.until
+                return Claim(after.key, lane.epoch, ref, new.id, at, to, lane.number)
+        for lane in (before.lane, *before.branches):
+            old = lane.lease
+            if old is not None and settled_by(after, old.id) and not settled_by(before, old.id):
+                if self._claims.get(old.id) is not me:
+                    text = f"{me} settled an attempt that it never claimed"
+                    raise BrokenInvariantError("S6", text)
+                self._cloud.seen["decided again"] += before.version != self._versions[old.id]
+                return Commit(before, after, old.id)
+        if before.version != after.version:
+            return Record(before, after)
+        for lane in (before.lane, *before.branches):
+            now = _same(after, lane)
+            if now is not None and now.nudge != lane.nudge:
+                self._one_a_minute(lane.nudge, now.nudge)
+                return Redispatch(before, "", at, lane.number)
+        return MarkSwept(before, after)
 
     def _one_a_minute(self, old: Nudge | None, new: Nudge | None) -> None:
         if old is not None and new is not None and new.at - old.at < NUDGE_MS:
@@ -186,6 +199,11 @@ class Verdicts:
         for broken in self._cloud.violations:
             raise broken
         self._judge.at_the_end(cast("Simulation", self))  # it asks for the sagas alone
+
+
+def _same(saga: SagaInstance, lane: Lane) -> Lane | None:
+    """The lane as it is in another state of the saga, if it is there."""
+    return next((n for n in (saga.lane, *saga.branches) if n.number == lane.number), None)
 
 
 def decoded(item: Item) -> SagaInstance:

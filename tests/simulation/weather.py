@@ -135,6 +135,8 @@ PROFILES = {
     ),
     "fault-free": Weather(people=False, swarm=False, waits=False),
 }
+FLOW = "flow "  # the same weather, for sagas with groups, pivots and approvals
+FLOWS = ("safety", "hard", "no sweeper", "no messages", "storm", "ambiguous", "fault-free")
 
 
 class Dice:
