@@ -10,6 +10,8 @@ from random import Random
 from typing import Any
 
 from saga_core import AwaitAnswer, RetryPolicy, Saga, SagaDefinition, StepCall
+from saga_core.identity import parse_token
+from saga_core.testing.simulation import BrokenInvariantError
 from saga_core.testing.world import Refusal
 from tests.simulation.cloud import START
 from tests.simulation.troubles import ASK_AGAIN_MS, TRY_AGAIN_MS, Troubles
@@ -26,6 +28,7 @@ class Constructs(Troubles):
         self._shape = Random(f"shape {seed}")
         self._minds: dict[tuple[str, str], str] = {}
         self._refusals: dict[tuple[str, str], int] = {}
+        self._agreed: set[str] = set()  # tokens of the answers that were taken
         self._mended = False  # what failed works now, and whoever is asked agrees
         super().__init__(seed, profile.removeprefix(FLOW), only)
 
@@ -128,6 +131,7 @@ class Constructs(Troubles):
             except Refusal:
                 self.cloud.seen["withdrawn"] += 1
         if over_queue:
+            self.cloud.seen["answer by message"] += 1
             body = json.dumps({"answer": call.token, **answer})
             self.cloud.sqs.send_message(QueueUrl=START, MessageBody=body)
             self.cloud.sqs.calls["SendMessage"] -= 1  # not the functions' own
@@ -140,8 +144,10 @@ class Constructs(Troubles):
             again = partial(self._post, tenant, token, answer, patience - 1)
             if status >= 500 and patience:
                 self.cloud.later(ASK_AGAIN_MS, "the answer again", again)
-            elif status == 409 and body.get("type", "").endswith("definition") and patience:
+            elif status == 409 and "definition" in body["type"] and patience:
                 self.cloud.later(TRY_AGAIN_MS, "the answer again", again)
+            elif status == 202 and answer["outcome"] == "completed":
+                self._agreed.add(token)
             elif status not in (202, 404, 409) and status < 500:
                 self.cloud.broke("S18", f"an answer was answered {status}: {body}")
 
@@ -152,6 +158,17 @@ class Constructs(Troubles):
         stopped = super()._repaired()
         self._mended |= stopped
         return stopped
+
+    def _promises(self) -> None:
+        """S18: an answer that was taken counts."""
+        super()._promises()
+        sagas = {s.id: s for s in self.verdicts.sagas}
+        for token in self._agreed:
+            saga_id, place = parse_token(token)
+            step = sagas[saga_id].steps[place]
+            self.cloud.seen["agreed"] += 1
+            if step.answer is None or not step.answer.ok or step.answer.late:
+                raise BrokenInvariantError("S18", f"a yes for {step.name} was taken: {step}")
 
     # -- what it cost -----------------------------------------------------------------------
 

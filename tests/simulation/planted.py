@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from handlers import _starting, api, dead_letters, starter, sweeper, worker
+from handlers import _answering, _starting, api, dead_letters, starter, sweeper, worker
 from handlers._records import BatchResponse, Fate, each
 from infra import conditions, table
 from infra.codec import RecordCodec
@@ -24,7 +24,7 @@ from saga_core.effects import Create, Find, MarkSwept, Send, Turn, Unavailable
 from saga_core.errors import SagaError, StoreError
 from saga_core.instance import Key, SagaInstance
 from saga_core.ports import DueSaga, WriteResult, Written
-from saga_core.transition import swept
+from saga_core.transition import Reason, swept
 from saga_core.turn import (
     Answer,
     Answered,
@@ -120,6 +120,28 @@ def accepts_what_it_could_not_write(patch: Patch) -> None:
         return accepted(answered, saga_id)
 
     patch.setattr(api, "_accepted", generous)
+
+
+def takes_answers_that_it_could_not_write(patch: Patch) -> None:
+    taken = _answering._taken
+
+    def generous(answered: Answered) -> SagaInstance:
+        if answered.answer is Answer.UNAVAILABLE and answered.instance is not None:
+            return answered.instance
+        return taken(answered)
+
+    patch.setattr(_answering, "_taken", generous)
+
+
+def takes_late_answers(patch: Patch) -> None:
+    taken = _answering._taken
+
+    def generous(answered: Answered) -> SagaInstance:
+        if answered.reason is Reason.LATE and answered.instance is not None:
+            return answered.instance
+        return taken(answered)
+
+    patch.setattr(_answering, "_taken", generous)
 
 
 def one_tenant_for_all(patch: Patch) -> None:
@@ -319,6 +341,15 @@ BUGS = (
         3_000,
     ),
     Bug("a lease of ten minutes", a_long_lease, ("E3",), "one crash"),
+    Bug("late answers that are taken", takes_late_answers, ("S18",), "flow safety", at=116),
+    Bug(
+        "answers that are taken and could not be written",
+        takes_answers_that_it_could_not_write,
+        ("S18",),
+        "flow hard",
+        1_000,
+        at=424,
+    ),
 )
 
 
