@@ -168,6 +168,7 @@ class Cloud:
         )
         self.deployed = Registry(())
         self.lanes = 1  # the most that a saga has open at once
+        self.most_messages = MOST_MESSAGES
         self.seen: Counter[str] = Counter()
         self.trace: list[str] = []
         self.violations: list[BrokenInvariantError] = []
@@ -397,7 +398,7 @@ class Cloud:
         about = f'"k":"{key}"'
         live = [m for q in (WORK, DEAD) for m in self.sqs.live(q) if about in m.body]
         answers = sum(n for what, n in self.seen.items() if what.startswith("answer "))
-        if len(live) > MOST_MESSAGES * self.lanes + answers:  # each of which may wake it
+        if len(live) > self.most_messages * self.lanes + answers:  # each of which may wake it
             self.broke("S11", f"{len(live)} messages about {key}")
 
     def _arrive(self, do: Callable[[], None]) -> None:

@@ -31,6 +31,7 @@ class Constructs(Troubles):
         self._agreed: set[str] = set()  # tokens of the answers that were taken
         self._mended = False  # what failed works now, and whoever is asked agrees
         super().__init__(seed, profile.removeprefix(FLOW), only)
+        self.cloud.most_messages *= 2  # the copies of a message live as long as a wait
 
     # -- the saga -----------------------------------------------------------------------
 
